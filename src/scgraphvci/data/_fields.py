@@ -1,0 +1,434 @@
+"""Registration of expression, treatment, strata, continuous covariates, size factors and the split with scvi-tools.
+
+Every field takes `mod_key`, the MuData modality that holds its data, so that one class serves AnnData and MuData.
+Discrete variables enter minibatches as one integer code per cell; the table the code points into lives in the registry.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from rich.table import Table
+from scvi.data.fields import BaseAnnDataField
+
+from scgraphvci._constants import KEYS, SPLITS
+from scgraphvci.data._read import (
+    finite_blocks,
+    modality,
+    require_column,
+    require_unique_names,
+)
+from scgraphvci.data._treatments import TreatmentTable, build_treatment_table, extend_treatment_table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from mudata import MuData
+
+logger = logging.getLogger(__name__)
+
+
+class _Field(BaseAnnDataField):
+    """What our fields share: a modality, and a plain registry entry."""
+
+    _registry_key: str
+    _attr_name: str = "obs"
+
+    def __init__(self, mod_key: str | None = None) -> None:
+        super().__init__()
+        self._mod_key = mod_key
+
+    @property
+    def registry_key(self) -> str:
+        """Key in the registry and in minibatches."""
+        return self._registry_key
+
+    @property
+    def attr_name(self) -> str:
+        """AnnData attribute that minibatches read."""
+        return self._attr_name
+
+    @property
+    def attr_key(self) -> str | None:
+        """Key in that attribute."""
+        return f"_{self._registry_key}"
+
+    @property
+    def mod_key(self) -> str | None:
+        """MuData modality."""
+        return self._mod_key
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is to be registered."""
+        return False
+
+    def validate_field(self, adata: AnnData | MuData) -> None:
+        """Check the input; nothing is written before this has passed."""
+
+    def register_field(self, adata: AnnData | MuData) -> dict[str, Any]:
+        """Validate, write codes, return the state."""
+        self.validate_field(adata)
+        return {}
+
+    def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData | MuData, **kwargs: Any) -> dict:
+        """Validate and code new data against the saved state; levels are never extended."""
+        return self.register_field(adata_target)
+
+    def get_summary_stats(self, state_registry: dict[str, Any]) -> dict[str, int]:
+        """Return sizes for the model."""
+        return {}
+
+    def view_state_registry(self, state_registry: dict[str, Any]) -> Table | None:
+        """Return nothing: the summary statistics say it all."""
+        return None
+
+    def _table(self, adata: AnnData | MuData) -> AnnData:
+        return modality(adata, self._mod_key)
+
+    def _write(self, adata: AnnData | MuData, codes: np.ndarray) -> None:
+        self._table(adata).obs[self.attr_key] = codes.astype(np.int32)
+
+
+class OutcomeField(_Field):
+    """Expression: `X` or a layer, dense or sparse, in memory or backed."""
+
+    _registry_key = KEYS.OUTCOME
+
+    def __init__(self, layer: str | None, mod_key: str | None = None) -> None:
+        super().__init__(mod_key)
+        self._layer = layer
+        self._attr_name = "X" if layer is None else "layers"
+
+    @property
+    def attr_key(self) -> str | None:
+        """Layer name, or None for `X`."""
+        return self._layer
+
+    def validate_field(self, adata: AnnData | MuData) -> None:
+        """Check shape and names; values are checked while their statistics are taken."""
+        table = self._table(adata)
+        require_unique_names(table)
+        if self._layer is not None and self._layer not in table.layers:
+            msg = f"Layer {self._layer!r} not found. Layers: {list(table.layers)}; `layer=None` uses X."
+            raise KeyError(msg)
+        if self._layer is None and table.X is None:
+            msg = "`adata.X` is None. Name the layer that holds expression with `layer=`."
+            raise ValueError(msg)
+
+    def register_field(self, adata: AnnData | MuData) -> dict[str, Any]:
+        """Return gene names and what the values look like."""
+        self.validate_field(adata)
+        table = self._table(adata)
+        integer, smallest, largest = True, np.inf, -np.inf
+        for block in finite_blocks(self.get_field_data(adata), "X" if self._layer is None else f"layer {self._layer!r}"):
+            integer = integer and bool(np.all(block == np.round(block)))
+            smallest, largest = min(smallest, float(block.min())), max(largest, float(block.max()))
+        return {
+            "var_names": [str(name) for name in table.var_names],
+            "n_obs": int(table.n_obs),
+            "n_vars": int(table.n_vars),
+            "integer": integer,
+            "min": smallest,
+            "max": largest,
+        }
+
+    def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData | MuData, **kwargs: Any) -> dict:
+        """Register new data; genes must be the same, in the same order."""
+        expected = list(state_registry["var_names"])
+        found = [str(name) for name in self._table(adata_target).var_names]
+        if found != expected:
+            missing = sorted(set(expected) - set(found))
+            if missing:
+                msg = f"{len(missing)} of {len(expected)} genes of the model are missing, such as {missing[:5]}."
+            else:
+                msg = (
+                    "The data hold other genes, or in another order, than the model. "
+                    "Pass `adata[:, model.get_var_names()].copy()`."
+                )
+            raise ValueError(msg)
+        return self.register_field(adata_target)
+
+    def get_summary_stats(self, state_registry: dict[str, Any]) -> dict[str, int]:
+        """Return numbers of genes and cells."""
+        return {"n_vars": state_registry["n_vars"], "n_cells": state_registry["n_obs"]}
+
+
+class TreatmentField(_Field):
+    """Treatment: one code per cell into a table of multi-hot vectors times dose."""
+
+    _registry_key = KEYS.TREATMENT
+
+    def __init__(
+        self,
+        perturbation_key: str,
+        control: str,
+        dose_key: str | None = None,
+        combination_sep: str | None = None,
+        split_key: str | None = None,
+        mod_key: str | None = None,
+    ) -> None:
+        super().__init__(mod_key)
+        self._perturbation_key = perturbation_key
+        self._control = str(control)
+        self._dose_key = dose_key
+        self._combination_sep = combination_sep
+        self._split_key = split_key
+
+    def validate_field(self, adata: AnnData | MuData) -> None:
+        """Check that the columns exist and that some cells are controls and some are not."""
+        treatments = self._treatments(adata)
+        levels = treatments.unique()
+        if self._control not in levels:
+            msg = (
+                f"Control {self._control!r} has no cells in obs[{self._perturbation_key!r}]. "
+                f"Levels: {sorted(levels)[:20]}. Name one of them with `control=`."
+            )
+            raise ValueError(msg)
+        if len(levels) < 2:
+            msg = f"obs[{self._perturbation_key!r}] holds only the control {self._control!r}; a screen needs a treatment."
+            raise ValueError(msg)
+
+    def register_field(self, adata: AnnData | MuData) -> dict[str, Any]:
+        """Build the treatment table and write the codes."""
+        self.validate_field(adata)
+        table, codes = build_treatment_table(
+            self._treatments(adata), self._doses(adata), self._train(adata), self._control, self._combination_sep
+        )
+        if table.design.shape[0] < 2:
+            msg = f"No cell has a dose above 0 in obs[{self._dose_key!r}]; a screen needs a treatment."
+            raise ValueError(msg)
+        self._write(adata, codes)
+        return self._state(adata, table, codes)
+
+    def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData | MuData, **kwargs: Any) -> dict:
+        """Code new data against the saved perturbations; new doses and combinations of them are fine."""
+        saved = TreatmentTable.from_state(state_registry)
+        table, codes = extend_treatment_table(saved, self._treatments(adata_target), self._doses(adata_target))
+        self._write(adata_target, codes)
+        return self._state(adata_target, table, codes)
+
+    def get_summary_stats(self, state_registry: dict[str, Any]) -> dict[str, int]:
+        """Return the number of single perturbations."""
+        return {"n_perturbations": len(state_registry["perturbations"])}
+
+    def _state(self, adata: AnnData | MuData, table: TreatmentTable, codes: np.ndarray) -> dict[str, Any]:
+        trained = np.any(table.design[np.unique(codes[self._train(adata)])] != 0, axis=0)
+        untrained = [name for name, seen in zip(table.perturbations, trained, strict=True) if not seen]
+        return {**table.to_state(), "perturbation_key": self._perturbation_key, "untrained": untrained}
+
+    def _treatments(self, adata: AnnData | MuData) -> pd.Series:
+        return require_column(self._table(adata), self._perturbation_key, "perturbation_key").astype(str)
+
+    def _doses(self, adata: AnnData | MuData) -> pd.Series | None:
+        if self._dose_key is None:
+            return None
+        return require_column(self._table(adata), self._dose_key, "dose_key", allow_missing=True)
+
+    def _train(self, adata: AnnData | MuData) -> np.ndarray:
+        table = self._table(adata)
+        if self._split_key is None or self._split_key not in table.obs:
+            return np.ones(table.n_obs, dtype=bool)
+        return np.asarray(table.obs[self._split_key].astype(str) == SPLITS.TRAIN)
+
+
+class StratumField(_Field):
+    """Categorical covariates: one code per cell into a table of their observed joint levels (strata)."""
+
+    _registry_key = KEYS.STRATUM
+
+    def __init__(self, categorical_covariate_keys: Sequence[str] | None, mod_key: str | None = None) -> None:
+        super().__init__(mod_key)
+        self._keys = list(categorical_covariate_keys or [])
+
+    def register_field(self, adata: AnnData | MuData) -> dict[str, Any]:
+        """Tabulate levels and strata, in sorted order whatever the order of categories."""
+        columns = self._columns(adata)
+        levels = {key: sorted(column.unique()) for key, column in columns.items()}
+        return self._code(adata, columns, levels, np.empty((0, len(self._keys)), dtype=np.int64))
+
+    def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData | MuData, **kwargs: Any) -> dict:
+        """Code new data by level name; new strata of known levels are fine, new levels are not."""
+        columns = self._columns(adata_target)
+        levels = {key: list(names) for key, names in state_registry["levels"].items()}
+        for key, column in columns.items():
+            unknown = sorted(set(column.unique()) - set(levels[key]))
+            if unknown:
+                msg = f"Unknown levels {unknown[:10]} in obs[{key!r}]. The model knows {levels[key][:20]}."
+                raise ValueError(msg)
+        strata = np.asarray(state_registry["strata"], dtype=np.int64).reshape(-1, len(self._keys))
+        return self._code(adata_target, columns, levels, strata)
+
+    def get_summary_stats(self, state_registry: dict[str, Any]) -> dict[str, int]:
+        """Return the numbers of strata and covariates."""
+        return {"n_strata": len(state_registry["strata"]), "n_categorical_covariates": len(state_registry["levels"])}
+
+    def _columns(self, adata: AnnData | MuData) -> dict[str, pd.Series]:
+        table = self._table(adata)
+        return {key: require_column(table, key, "categorical_covariate_keys").astype(str) for key in self._keys}
+
+    def _code(
+        self, adata: AnnData | MuData, columns: dict[str, pd.Series], levels: dict[str, list[str]], known: np.ndarray
+    ) -> dict[str, Any]:
+        """Write the stratum of each cell; strata beyond `known` are appended in sorted order."""
+        n_obs = self._table(adata).n_obs
+        codes = np.empty((n_obs, len(self._keys)), dtype=np.int64)
+        for j, (key, column) in enumerate(columns.items()):
+            codes[:, j] = pd.Categorical(column, categories=levels[key]).codes
+        rows, inverse = np.unique(codes, axis=0, return_inverse=True) if self._keys else (codes[:1], np.zeros(n_obs, int))
+        row_of = {tuple(row): i for i, row in enumerate(known.tolist())}
+        fresh = [row for row in rows.tolist() if tuple(row) not in row_of]
+        row_of.update({tuple(row): len(known) + i for i, row in enumerate(fresh)})
+        lookup = np.array([row_of[tuple(row)] for row in rows.tolist()], dtype=np.int64)
+        self._write(adata, lookup[inverse.ravel()])
+        strata = np.vstack([known, np.asarray(fresh, dtype=np.int64).reshape(-1, len(self._keys))])
+        return {"levels": levels, "strata": strata}
+
+
+class ContinuousField(_Field):
+    """Continuous covariates, standardised by the training cells."""
+
+    _registry_key = KEYS.CONTINUOUS
+    _attr_name = "obsm"
+
+    def __init__(
+        self,
+        continuous_covariate_keys: Sequence[str] | None,
+        split_key: str | None = None,
+        mod_key: str | None = None,
+    ) -> None:
+        super().__init__(mod_key)
+        self._keys = list(continuous_covariate_keys or [])
+        self._split_key = split_key
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no key was given."""
+        return not self._keys
+
+    def register_field(self, adata: AnnData | MuData) -> dict[str, Any]:
+        """Take mean and standard deviation over training cells and write standardised values."""
+        values = self._values(adata)
+        table = self._table(adata)
+        train = np.ones(table.n_obs, dtype=bool)
+        if self._split_key is not None and self._split_key in table.obs:
+            train = np.asarray(table.obs[self._split_key].astype(str) == SPLITS.TRAIN)
+        mean, sd = values[train].mean(axis=0), values[train].std(axis=0)
+        return self._standardise(adata, values, mean, np.where(sd > 0, sd, 1.0))
+
+    def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData | MuData, **kwargs: Any) -> dict:
+        """Standardise new data by the saved mean and standard deviation."""
+        mean, sd = np.asarray(state_registry["mean"]), np.asarray(state_registry["sd"])
+        return self._standardise(adata_target, self._values(adata_target), mean, sd)
+
+    def get_summary_stats(self, state_registry: dict[str, Any]) -> dict[str, int]:
+        """Return the number of continuous covariates."""
+        return {"n_continuous_covariates": len(state_registry.get("keys", []))}
+
+    def _values(self, adata: AnnData | MuData) -> np.ndarray:
+        columns = [
+            require_number(require_column(self._table(adata), key, "continuous_covariate_keys"), key) for key in self._keys
+        ]
+        return np.column_stack(columns)
+
+    def _standardise(self, adata: AnnData | MuData, values: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> dict:
+        self._table(adata).obsm[self.attr_key] = ((values - mean) / sd).astype(np.float32)
+        return {"keys": self._keys, "mean": mean, "sd": sd}
+
+
+class SizeFactorField(_Field):
+    """Library size or size factor of each cell, used by count likelihoods in place of the row sum."""
+
+    _registry_key = KEYS.SIZE_FACTOR
+
+    def __init__(self, size_factor_key: str | None, mod_key: str | None = None) -> None:
+        super().__init__(mod_key)
+        self._key = size_factor_key
+
+    @property
+    def attr_key(self) -> str | None:
+        """The user's own column."""
+        return self._key
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no key was given."""
+        return self._key is None
+
+    def validate_field(self, adata: AnnData | MuData) -> None:
+        """Check that all size factors are positive and finite."""
+        values = require_number(require_column(self._table(adata), str(self._key), "size_factor_key"), str(self._key))
+        if np.any(values <= 0):
+            msg = f"obs[{self._key!r}] holds size factors of 0 or below (smallest {values.min()}); they must be positive."
+            raise ValueError(msg)
+
+
+class SplitField(_Field):
+    """The split column: "train", "test" and "ood" cells. Never part of minibatches."""
+
+    _registry_key = KEYS.SPLIT
+
+    def __init__(self, split_key: str | None, mod_key: str | None = None) -> None:
+        super().__init__(mod_key)
+        self._key = split_key
+
+    @property
+    def attr_key(self) -> str | None:
+        """The user's own column."""
+        return self._key
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no key was given."""
+        return self._key is None
+
+    def get_data_registry(self) -> dict[str, str]:
+        """Return nothing, so that no minibatch loads the column."""
+        return {}
+
+    def validate_field(self, adata: AnnData | MuData) -> None:
+        """Check that the column holds nothing but the three names, and some training cells."""
+        values = require_column(self._table(adata), str(self._key), "split_key").astype(str)
+        unknown = sorted(set(values.unique()) - set(SPLITS))
+        if unknown:
+            msg = f"obs[{self._key!r}] holds {unknown[:10]}; only {list(SPLITS)} are allowed."
+            raise ValueError(msg)
+        if not (values == SPLITS.TRAIN).any():
+            msg = f"obs[{self._key!r}] has no {SPLITS.TRAIN!r} cells, so there is nothing to learn from."
+            raise ValueError(msg)
+
+    def register_field(self, adata: AnnData | MuData) -> dict[str, Any]:
+        """Return the name of the column."""
+        self.validate_field(adata)
+        return {"split_key": self._key}
+
+    def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData | MuData, **kwargs: Any) -> dict:
+        """Accept new data without the column: it matters in training only."""
+        if self._key in self._table(adata_target).obs:
+            return self.register_field(adata_target)
+        return {"split_key": self._key}
+
+
+def require_number(column: pd.Series, key: str) -> np.ndarray:
+    """Return a column as float64.
+
+    Raises
+    ------
+    TypeError
+        If it is not numeric.
+    ValueError
+        If it holds infinite values.
+    """
+    try:
+        values = column.to_numpy(dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        msg = f"obs[{key!r}] is not numeric (dtype {column.dtype}). Give a numeric column or register it as categorical."
+        raise TypeError(msg) from error
+    if not np.all(np.isfinite(values)):
+        msg = f"obs[{key!r}] holds {int((~np.isfinite(values)).sum())} infinite values. Remove or replace those cells."
+        raise ValueError(msg)
+    return values

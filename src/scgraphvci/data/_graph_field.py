@@ -1,0 +1,98 @@
+"""Registration of the gene regulatory network and gene features."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from scgraphvci._constants import KEYS
+from scgraphvci.data._fields import _Field
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from mudata import MuData
+
+
+class GraphField(_Field):
+    """The GRN in `varp` and gene features in `varm`, kept in the registry and out of minibatches.
+
+    New data need no network of their own: the model keeps the one it was set up with. scvi-tools slices var-axis
+    arrays by cell when they are registered the ordinary way, hence the empty data registry.
+    """
+
+    _registry_key = KEYS.GRAPH
+    _attr_name = "varp"
+
+    def __init__(self, grn_key: str | None, gene_features_key: str | None = None, mod_key: str | None = None) -> None:
+        super().__init__(mod_key)
+        self._grn_key = grn_key
+        self._features_key = gene_features_key
+
+    @property
+    def attr_key(self) -> str | None:
+        """Key in `varp`."""
+        return self._grn_key
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether neither a network nor features were given."""
+        return self._grn_key is None and self._features_key is None
+
+    def get_data_registry(self) -> dict[str, str]:
+        """Return nothing, so that no minibatch loads the network."""
+        return {}
+
+    def register_field(self, adata: AnnData | MuData) -> dict[str, Any]:
+        """Return the network as an edge list, and the features."""
+        table = self._table(adata)
+        edge_index, edge_weight = np.empty((2, 0), dtype=np.int64), np.empty(0, dtype=np.float32)
+        if self._grn_key is not None:
+            edge_index, edge_weight = _edges(table, self._grn_key)
+        features = None if self._features_key is None else _features(table, self._features_key)
+        return {"edge_index": edge_index, "edge_weight": edge_weight, "features": features}
+
+    def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData | MuData, **kwargs: Any) -> dict:
+        """Keep the saved network; gene names were checked with the expression."""
+        return dict(state_registry)
+
+    def get_summary_stats(self, state_registry: dict[str, Any]) -> dict[str, int]:
+        """Return the number of edges."""
+        return {"n_grn_edges": int(np.shape(state_registry["edge_weight"])[0]) if state_registry else 0}
+
+
+def _edges(adata: AnnData, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Edge list (source, target) and weights of a network in `varp`."""
+    if key not in adata.varp:
+        msg = f"`grn_key`: {key!r} not found in varp. Keys: {list(adata.varp)}. Add a network with `scgraphvci.grn.add_grn`."
+        raise KeyError(msg)
+    network = sparse.coo_array(sparse.csr_array(adata.varp[key]))  # by way of CSR: repeated entries are summed
+    weight = network.data.astype(np.float32)
+    if not np.all(np.isfinite(weight)):
+        msg = f"varp[{key!r}] holds {int((~np.isfinite(weight)).sum())} NaN or infinite weights. Remove those edges."
+        raise ValueError(msg)
+    source, target = network.coords
+    keep = weight != 0
+    source, target, weight = source[keep], target[keep], weight[keep]
+    if not np.any(source != target):
+        what = "only self-loops" if weight.size else "no edges"
+        msg = f"varp[{key!r}] holds {what}. Use another network, or `grn_key=None` for the model without a graph."
+        raise ValueError(msg)
+    return np.stack([source, target]).astype(np.int64), weight
+
+
+def _features(adata: AnnData, key: str) -> np.ndarray:
+    """Gene features, shape ``(n_genes, n_features)``, standardised by column."""
+    if key not in adata.varm:
+        msg = f"`gene_features_key`: {key!r} not found in varm. Keys: {list(adata.varm)}."
+        raise KeyError(msg)
+    values = adata.varm[key]
+    values = values.to_numpy() if isinstance(values, pd.DataFrame) else values
+    values = np.asarray(values.toarray() if sparse.issparse(values) else values, dtype=np.float32)
+    if values.ndim != 2 or not np.all(np.isfinite(values)):
+        msg = f"varm[{key!r}] must be a finite matrix of shape (n_genes, n_features); got shape {values.shape}."
+        raise ValueError(msg)
+    sd = values.std(axis=0)
+    return ((values - values.mean(axis=0)) / np.where(sd > 0, sd, 1.0)).astype(np.float32)

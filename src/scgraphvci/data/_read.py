@@ -1,0 +1,105 @@
+"""Reading AnnData and MuData without assuming a format: modalities, obs columns, blocks of expression."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from anndata import AnnData
+from anndata.abc import CSCDataset, CSRDataset
+from scipy import sparse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pandas as pd
+    from mudata import MuData
+
+BLOCK_VALUES = 20_000_000  # expression values looked at in one piece: bounds memory at any number of genes
+
+
+def modality(adata: AnnData | MuData, mod_key: str | None) -> AnnData:
+    """Return the AnnData that holds expression.
+
+    Raises
+    ------
+    KeyError
+        If a MuData has no such modality.
+    TypeError
+        If a MuData was given to a set-up made for an AnnData, or the reverse.
+    """
+    if mod_key is None:
+        if not isinstance(adata, AnnData):
+            msg = f"Expected an AnnData, got {type(adata).__name__}. For MuData use `setup_mudata`."
+            raise TypeError(msg)
+        return adata
+    if isinstance(adata, AnnData):
+        msg = f"Expected a MuData with modality {mod_key!r}, got an AnnData. For AnnData use `setup_anndata`."
+        raise TypeError(msg)
+    if mod_key not in adata.mod:
+        msg = f"Modality {mod_key!r} not found. Modalities: {list(adata.mod)}."
+        raise KeyError(msg)
+    return adata.mod[mod_key]
+
+
+def require_column(adata: AnnData, key: str, argument: str, *, allow_missing: bool = False) -> pd.Series:
+    """Return an obs column.
+
+    Raises
+    ------
+    KeyError
+        If there is no such column.
+    ValueError
+        If values are missing, unless `allow_missing`.
+    """
+    if key not in adata.obs:
+        msg = f"`{argument}`: column {key!r} not found in obs. Columns: {list(adata.obs.columns)}."
+        raise KeyError(msg)
+    column = adata.obs[key]
+    n_missing = int(column.isna().sum())
+    if n_missing and not allow_missing:
+        msg = f"`{argument}`: obs[{key!r}] has {n_missing} missing values. Remove those cells or fill them in."
+        raise ValueError(msg)
+    return column
+
+
+def require_unique_names(adata: AnnData) -> None:
+    """Check that there are cells and genes, and that their names are unique.
+
+    Raises
+    ------
+    ValueError
+        If not.
+    """
+    if adata.n_obs == 0 or adata.n_vars == 0:
+        msg = f"The AnnData is empty ({adata.n_obs} cells x {adata.n_vars} genes)."
+        raise ValueError(msg)
+    for name in ("obs", "var"):
+        names = getattr(adata, f"{name}_names")
+        if not names.is_unique:
+            repeated = names[names.duplicated()].unique()[:5].tolist()
+            msg = f"{name}_names are not unique, such as {repeated}. Call `adata.{name}_names_make_unique()`."
+            raise ValueError(msg)
+
+
+def finite_blocks(matrix: Any, name: str) -> Iterator[np.ndarray]:
+    """Yield the stored values of a matrix in blocks of rows (zeros of sparse matrices count as one zero).
+
+    Raises
+    ------
+    ValueError
+        If a value is NaN or infinite.
+    """
+    n_rows = max(1, BLOCK_VALUES // max(1, matrix.shape[1]))
+    if isinstance(matrix, CSCDataset):
+        msg = f"{name} is a backed CSC matrix, which cannot be read by cells. Write it as CSR first (`X.tocsr()`)."
+        raise ValueError(msg)
+    by_row = isinstance(matrix, CSRDataset) or not sparse.issparse(matrix) or matrix.format == "csr"
+    starts = range(0, matrix.shape[0], n_rows) if by_row else [0]
+    for start in starts:
+        block = matrix[start : start + n_rows] if by_row else matrix
+        values = np.append(block.data, 0) if sparse.issparse(block) else np.asarray(block)
+        if not np.all(np.isfinite(values)):
+            msg = f"{name} holds NaN or infinite values. Remove them, for example with `np.nan_to_num`, before setup."
+            raise ValueError(msg)
+        yield values

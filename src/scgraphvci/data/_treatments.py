@@ -1,0 +1,283 @@
+"""Treatments as vectors: parsing of combinations and doses, and the table of observed treatment vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+Dose = float | int | str | None
+
+
+@dataclass(frozen=True)
+class TreatmentTable:
+    """The treatments of a screen, and how each becomes a vector.
+
+    A treatment vector has one entry per perturbation: 0 where the perturbation is absent, else its dose divided by the
+    perturbation's largest training dose (1 without doses). The control is the zero vector.
+
+    Attributes
+    ----------
+    perturbations
+        Names of single perturbations, control left out, shape ``(n_perturbations,)``.
+    control
+        Name of the control level.
+    combination_sep
+        What joins the members of a combination, or None if levels are never split.
+    max_dose
+        Largest training dose of each perturbation, shape ``(n_perturbations,)``; None for a screen without doses.
+    names, doses
+        Treatment name and dose (as text, "" where there is none) of each observed treatment vector. Row 0 is control.
+    design
+        The observed treatment vectors, shape ``(n_conditions, n_perturbations)``, float32.
+    default_dose
+        Most frequent training dose of each treatment name.
+    """
+
+    perturbations: tuple[str, ...]
+    control: str
+    combination_sep: str | None
+    max_dose: np.ndarray | None
+    names: tuple[str, ...]
+    doses: tuple[str, ...]
+    design: np.ndarray
+    default_dose: Mapping[str, str]
+
+    def members(self, treatment: str) -> list[str]:
+        """Return the perturbations that make up a treatment; none for the control."""
+        return split_combination(treatment, self.control, self.combination_sep)
+
+    def vector(self, treatment: str, dose: Dose = None) -> np.ndarray:
+        """Return the treatment vector, shape ``(n_perturbations,)``.
+
+        Raises
+        ------
+        ValueError
+            If a member is not a perturbation of this screen, or the dose does not fit the treatment.
+        """
+        members = self.members(treatment)
+        vector = np.zeros(len(self.perturbations), dtype=np.float32)
+        index = {name: i for i, name in enumerate(self.perturbations)}
+        unknown = [member for member in members if member not in index]
+        if unknown:
+            known = ", ".join([self.control, *self.perturbations][:20])
+            more = "" if len(self.perturbations) < 20 else f", ... ({len(self.perturbations)} in all)"
+            hint = "" if self.combination_sep else " Combinations need `combination_sep` at setup."
+            msg = f"Unknown treatment {treatment!r} (no {unknown}). Known: {known}{more}.{hint}"
+            raise ValueError(msg)
+        amounts = self._amounts(treatment, members, dose)
+        for member, amount in zip(members, amounts, strict=True):
+            vector[index[member]] = amount
+        return vector
+
+    def _amounts(self, treatment: str, members: list[str], dose: Dose) -> list[float]:
+        """Doses of the members, scaled by the largest training dose."""
+        if not members:
+            return []
+        if self.max_dose is None:
+            if dose is not None:
+                msg = f"A dose ({dose!r}) was given for {treatment!r}, but no `dose_key` was registered at setup."
+                raise ValueError(msg)
+            return [1.0] * len(members)
+        if dose is None:
+            dose = self.default_dose.get(treatment)
+        if dose is None:  # a combination never seen: every member at its own most frequent dose
+            text = [self.default_dose.get(member) for member in members]
+            amounts = [
+                float(self.max_dose[self.perturbations.index(member)]) if amount is None else float(amount)
+                for amount, member in zip(text, members, strict=True)
+            ]
+        else:
+            amounts = parse_dose(dose, len(members), self.combination_sep, treatment)
+        return [
+            amount / float(self.max_dose[self.perturbations.index(member)])
+            for amount, member in zip(amounts, members, strict=True)
+        ]
+
+    def condition(self, vector: np.ndarray) -> int | None:
+        """Return the row of `design` equal to a treatment vector, or None if it was never observed."""
+        rows = np.flatnonzero(np.all(np.abs(self.design - vector[None, :]) < 1e-5, axis=1))
+        return int(rows[0]) if rows.size else None
+
+    def to_state(self) -> dict[str, Any]:
+        """Return a plain dictionary for the registry."""
+        return {
+            "perturbations": list(self.perturbations),
+            "control": self.control,
+            "combination_sep": self.combination_sep,
+            "max_dose": self.max_dose,
+            "names": list(self.names),
+            "doses": list(self.doses),
+            "design": self.design,
+            "default_dose": dict(self.default_dose),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> TreatmentTable:
+        """Rebuild the table from what `to_state` returned."""
+        max_dose = state["max_dose"]
+        return cls(
+            perturbations=tuple(state["perturbations"]),
+            control=state["control"],
+            combination_sep=state["combination_sep"],
+            max_dose=None if max_dose is None else np.asarray(max_dose, dtype=np.float64),
+            names=tuple(state["names"]),
+            doses=tuple(state["doses"]),
+            design=np.asarray(state["design"], dtype=np.float32),
+            default_dose=dict(state["default_dose"]),
+        )
+
+
+def split_combination(treatment: str, control: str, sep: str | None) -> list[str]:
+    """Return the members of a treatment name; members equal to the control are left out ("A+control" is "A")."""
+    if treatment == control:
+        return []
+    parts = [part.strip() for part in treatment.split(sep)] if sep else [treatment]
+    members = [part for part in parts if part != control]
+    if any(not member for member in members):
+        msg = f"Treatment {treatment!r} has an empty member around {sep!r}. Rename it or choose another separator."
+        raise ValueError(msg)
+    if len(set(members)) != len(members):
+        msg = f"Treatment {treatment!r} names a perturbation twice. Give the dose instead."
+        raise ValueError(msg)
+    return members
+
+
+def parse_dose(dose: Dose, n_members: int, sep: str | None, treatment: str) -> list[float]:
+    """Return one dose per member from a number or from text such as "1+0.5".
+
+    Raises
+    ------
+    ValueError
+        If the number of doses does not fit, or one is not a finite number of at least 0.
+    """
+    parts: Sequence[Any] = dose.split(sep) if isinstance(dose, str) and sep else [dose]
+    try:
+        amounts = [float(part) for part in parts]
+    except (TypeError, ValueError):
+        amounts = [np.nan]
+    if not all(np.isfinite(amount) and amount >= 0 for amount in amounts):
+        msg = f"Dose {dose!r} of treatment {treatment!r} is not a finite number of at least 0."
+        raise ValueError(msg)
+    if len(amounts) == 1:
+        amounts = amounts * n_members
+    if len(amounts) != n_members:
+        msg = f"Treatment {treatment!r} has {n_members} members but dose {dose!r} has {len(amounts)}."
+        raise ValueError(msg)
+    return amounts
+
+
+def build_treatment_table(
+    treatments: pd.Series,
+    doses: pd.Series | None,
+    train: np.ndarray,
+    control: str,
+    combination_sep: str | None,
+) -> tuple[TreatmentTable, np.ndarray]:
+    """Tabulate the treatments of a screen.
+
+    Parameters
+    ----------
+    treatments
+        Treatment name of each cell, as text.
+    doses
+        Dose of each cell as text or number, or None.
+    train
+        Boolean, shape ``(n_cells,)``: cells whose doses set the scale and the default dose.
+    control, combination_sep
+        As in :class:`TreatmentTable`.
+
+    Returns
+    -------
+    The table, and the row of its `design` for every cell, shape ``(n_cells,)``.
+    """
+    code, names, texts = _observed(treatments, doses, control)
+    members = [split_combination(name, control, combination_sep) for name in names]
+    perturbations = sorted({member for group in members for member in group})
+    n_train = np.bincount(code, weights=train.astype(float), minlength=len(names))
+
+    max_dose = None
+    default: dict[str, str] = {}
+    if doses is not None:
+        index = {name: i for i, name in enumerate(perturbations)}
+        trained, overall = np.zeros(len(perturbations)), np.zeros(len(perturbations))
+        for name, text, group, n in zip(names, texts, members, n_train, strict=True):
+            for member, amount in zip(group, parse_dose(text, len(group), combination_sep, name), strict=True):
+                overall[index[member]] = max(overall[index[member]], amount)
+                if n > 0:
+                    trained[index[member]] = max(trained[index[member]], amount)
+        max_dose = np.where(trained > 0, trained, np.where(overall > 0, overall, 1.0))
+        for i in np.argsort(-n_train, kind="stable"):
+            if members[i]:
+                default.setdefault(names[i], texts[i])
+    table = TreatmentTable(
+        perturbations=tuple(perturbations),
+        control=control,
+        combination_sep=combination_sep,
+        max_dose=max_dose,
+        names=(control,),
+        doses=("",),
+        design=np.zeros((1, len(perturbations)), dtype=np.float32),
+        default_dose=default,
+    )
+    return extend_treatment_table(table, treatments, doses)
+
+
+def extend_treatment_table(
+    table: TreatmentTable, treatments: pd.Series, doses: pd.Series | None
+) -> tuple[TreatmentTable, np.ndarray]:
+    """Code cells against a table, adding treatment vectors it has not seen (never new perturbations).
+
+    Raises
+    ------
+    ValueError
+        If a cell received a perturbation the table does not know.
+    """
+    code, names, texts = _observed(treatments, doses, table.control)
+    row_of_vector = {_key(vector): row for row, vector in enumerate(table.design)}
+    all_names, all_doses, design = list(table.names), list(table.doses), list(table.design)
+    rows = np.empty(len(names), dtype=np.int64)
+    for i, (name, text) in enumerate(zip(names, texts, strict=True)):
+        vector = table.vector(name, text if table.max_dose is not None and text else None)
+        row = row_of_vector.setdefault(_key(vector), len(design))
+        if row == len(design):
+            all_names.append(name)
+            all_doses.append(text)
+            design.append(vector)
+        rows[i] = row
+    extended = replace(table, names=tuple(all_names), doses=tuple(all_doses), design=np.stack(design))
+    return extended, rows[code]
+
+
+def _key(vector: np.ndarray) -> bytes:
+    """Hashable form of a treatment vector, blind to rounding."""
+    return (np.round(vector.astype(np.float64), 6) + 0.0).tobytes()
+
+
+def _observed(
+    treatments: pd.Series, doses: pd.Series | None, control: str
+) -> tuple[np.ndarray, list[str], list[str]]:
+    """Code of each cell into the distinct (treatment, dose) pairs; control's dose is "", whatever the column says."""
+    name_code, names = pd.factorize(treatments)
+    if doses is None:
+        return name_code, [str(name) for name in names], [""] * len(names)
+    dose_code, values = pd.factorize(doses.astype(object), use_na_sentinel=False)
+    texts = np.array([value if isinstance(value, str) else _number_text(value) for value in values] + [""], dtype=object)
+    dose_code[np.asarray(treatments == control)] = len(values)
+    pair, first = np.unique(name_code * (len(texts)) + dose_code, return_index=True)
+    order = np.argsort(first)
+    inverse = np.empty(len(pair), dtype=np.int64)
+    inverse[order] = np.arange(len(pair))
+    code = inverse[np.searchsorted(pair, name_code * len(texts) + dose_code)]
+    distinct = pair[order]
+    return code, [str(names[p // len(texts)]) for p in distinct], [str(texts[p % len(texts)]) for p in distinct]
+
+
+def _number_text(value: Any) -> str:
+    """Shortest text of a number; missing values become "nan", which `parse_dose` refuses."""
+    return "nan" if pd.isna(value) else repr(float(value))

@@ -1,0 +1,10 @@
+"""Marginal effects and their inference, on arrays: sums over cells, influence functions, multiplicity, results."""
+
+from __future__ import annotations
+
+from scgraphvci.estimate._accumulate import EffectSums, Groups
+from scgraphvci.estimate._marginal_effects import coarsen_strata, marginal_effects
+from scgraphvci.estimate._multiplicity import adjust_p_values
+from scgraphvci.estimate._result import MarginalEffects
+
+__all__ = ["EffectSums", "Groups", "MarginalEffects", "adjust_p_values", "coarsen_strata", "marginal_effects"]

@@ -1,0 +1,240 @@
+"""Sums over cells from which every marginal effect and its standard error follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+ARM, REFERENCE, REST = 0, 1, 2
+"""Roles of a cell for one treatment: received it, received the reference, received something else."""
+N_ROLES = 3
+
+OUTCOME, PREDICTED, PREDICTED_REFERENCE = 0, 1, 2
+"""Variables of a cell: its outcome, its prediction under the treatment, its prediction under the reference."""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The stratum, and the cluster if there are clusters, of every group of cells.
+
+    A group is one pair of stratum and cluster that occurs in the data; without clusters it is a stratum.
+
+    Parameters
+    ----------
+    stratum
+        Stratum of each group, shape ``(n_groups,)``, codes ``0 .. n_strata - 1``.
+    cluster
+        Cluster (donor, say) of each group, shape ``(n_groups,)``; `None` without clusters.
+    n_strata
+        Number of strata, those without cells included.
+    """
+
+    stratum: IntArray
+    cluster: IntArray | None
+    n_strata: int
+
+    @classmethod
+    def from_codes(
+        cls, stratum: ArrayLike, cluster: ArrayLike | None = None, n_strata: int | None = None
+    ) -> tuple[Groups, IntArray]:
+        """Groups of a data set, and the group of each of its cells.
+
+        Parameters
+        ----------
+        stratum
+            Stratum of each cell, shape ``(n_cells,)``, codes from 0.
+        cluster
+            Cluster of each cell, shape ``(n_cells,)``, codes from 0; `None` without clusters.
+        n_strata
+            Number of strata; by default the largest code plus one.
+
+        Returns
+        -------
+        The groups, and for every cell the index of its group, shape ``(n_cells,)``.
+
+        Raises
+        ------
+        ValueError
+            If codes are negative, or not below `n_strata`, or the two arrays differ in length.
+
+        Examples
+        --------
+        >>> groups, group_of_cell = Groups.from_codes([0, 0, 1, 1], cluster=[0, 1, 1, 1])
+        >>> groups.stratum.tolist(), groups.cluster.tolist(), group_of_cell.tolist()
+        ([0, 0, 1], [0, 1, 1], [0, 1, 2, 2])
+        """
+        stratum = np.asarray(stratum, dtype=np.int64)
+        n_strata = int(stratum.max(initial=-1)) + 1 if n_strata is None else n_strata
+        if stratum.size and (stratum.min() < 0 or stratum.max() >= n_strata):
+            msg = (
+                f"Stratum codes run from {stratum.min()} to {stratum.max()}, "
+                f"allowed is 0 to {n_strata - 1}. Drop cells without a stratum first."
+            )
+            raise ValueError(msg)
+        if cluster is None:
+            return cls(np.arange(n_strata), None, n_strata), stratum
+        cluster = np.asarray(cluster, dtype=np.int64)
+        if cluster.shape != stratum.shape:
+            msg = f"`cluster` has shape {cluster.shape}, `stratum` {stratum.shape}. Give one code per cell in both."
+            raise ValueError(msg)
+        if cluster.size and cluster.min() < 0:
+            msg = f"Cluster code {cluster.min()} is negative. Drop cells without a cluster first."
+            raise ValueError(msg)
+        n_clusters = int(cluster.max(initial=0)) + 1
+        pairs, group_of_cell = np.unique(stratum * n_clusters + cluster, return_inverse=True)
+        return cls(pairs // n_clusters, pairs % n_clusters, n_strata), group_of_cell
+
+    @property
+    def n_groups(self) -> int:
+        """Number of groups."""
+        return len(self.stratum)
+
+
+class EffectSums:
+    """First and second moments of outcome and predictions for one treatment, summed in one pass over the cells.
+
+    Cells come in batches and are forgotten; held are float64 arrays of groups x genes (sums) and of strata x genes
+    (sums of products), for each role a cell can have. All estimators of one treatment, their standard errors and
+    their cluster-robust standard errors are functions of these sums.
+
+    Values enter as differences to the first outcome seen in their stratum, the same for outcome and predictions:
+    a variance is then not the small difference of two large sums.
+
+    Parameters
+    ----------
+    groups
+        Stratum and cluster of each group.
+    n_genes
+        Number of genes.
+    with_reference
+        Whether the estimand is a difference to a reference. If `False` it is the mean of the arm itself.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> groups, group = Groups.from_codes([0, 0, 0])
+    >>> sums = EffectSums(groups, n_genes=1, with_reference=False)
+    >>> outcome = np.array([[1.0], [3.0], [5.0]])
+    >>> sums.update(outcome, outcome - 1, None, np.array([True, True, False]), None, group)
+    >>> sums.count[0].tolist()  # arm, reference, rest
+    [2, 0, 1]
+    """
+
+    def __init__(self, groups: Groups, n_genes: int, *, with_reference: bool = True) -> None:
+        self.groups = groups
+        self.n_genes = n_genes
+        self.with_reference = with_reference
+        self.n_variables = 3 if with_reference else 2
+        self.pairs = tuple(combinations_with_replacement(range(self.n_variables), 2))
+        """Pairs of variables, in the order of `second`."""
+        self.offset: FloatArray = np.zeros((groups.n_strata, n_genes))
+        """Value subtracted in each stratum, ``(n_strata, n_genes)``."""
+        self.count: IntArray = np.zeros((groups.n_groups, N_ROLES), dtype=np.int64)
+        """Cells, ``(n_groups, n_roles)``."""
+        self.first: FloatArray = np.zeros((self.n_variables, groups.n_groups, N_ROLES, n_genes))
+        """Sums of variables less offset, ``(n_variables, n_groups, n_roles, n_genes)``."""
+        self.second: FloatArray = np.zeros((len(self.pairs), groups.n_strata, N_ROLES, n_genes))
+        """Sums of products of variables less offset, ``(n_pairs, n_strata, n_roles, n_genes)``."""
+        self._has_offset: BoolArray = np.zeros(groups.n_strata, dtype=bool)
+
+    def update(
+        self,
+        outcome: ArrayLike,
+        predicted: ArrayLike,
+        predicted_reference: ArrayLike | None,
+        in_arm: ArrayLike,
+        in_reference: ArrayLike | None,
+        group: ArrayLike,
+    ) -> None:
+        """Add a batch of cells.
+
+        Parameters
+        ----------
+        outcome
+            Outcome of each cell, shape ``(batch, n_genes)``.
+        predicted
+            Predicted mean of each cell under the treatment, shape ``(batch, n_genes)``, in units of `outcome`.
+        predicted_reference
+            The same under the reference; `None` if and only if there is no reference.
+        in_arm
+            Which cells received the treatment, shape ``(batch,)``.
+        in_reference
+            Which cells received the reference, shape ``(batch,)``; `None` without a reference.
+        group
+            Group of each cell, shape ``(batch,)``.
+
+        Raises
+        ------
+        ValueError
+            If a shape is wrong, a reference is missing or superfluous, or a cell is in both arms.
+        """
+        group = np.asarray(group, dtype=np.int64)
+        variables = self._variables(outcome, predicted, predicted_reference, n_cells=len(group))
+        role = self._role(in_arm, in_reference, n_cells=len(group))
+        stratum = self.groups.stratum[group]
+        self._set_offset(stratum, variables[OUTCOME])
+        offset = self.offset[stratum]
+        variables = [variable - offset for variable in variables]
+
+        np.add.at(self.count, (group, role), 1)
+        groups_here, group_indicator = _indicator(group * N_ROLES + role)
+        for total, variable in zip(self.first, variables, strict=True):
+            total.reshape(-1, self.n_genes)[groups_here] += group_indicator @ variable
+        strata_here, stratum_indicator = _indicator(stratum * N_ROLES + role)
+        for total, (i, j) in zip(self.second, self.pairs, strict=True):
+            total.reshape(-1, self.n_genes)[strata_here] += stratum_indicator @ (variables[i] * variables[j])
+
+    def _variables(
+        self, outcome: ArrayLike, predicted: ArrayLike, predicted_reference: ArrayLike | None, n_cells: int
+    ) -> list[FloatArray]:
+        if (predicted_reference is not None) != self.with_reference:
+            msg = (
+                f"`predicted_reference` is {'missing' if self.with_reference else 'given'}, but these sums were made "
+                f"with_reference={self.with_reference}. Give it in every batch or in none."
+            )
+            raise ValueError(msg)
+        named = {"outcome": outcome, "predicted": predicted}
+        if predicted_reference is not None:
+            named["predicted_reference"] = predicted_reference
+        variables = [np.asarray(value, dtype=np.float64) for value in named.values()]
+        for name, variable in zip(named, variables, strict=True):
+            if variable.shape != (n_cells, self.n_genes):
+                msg = f"`{name}` has shape {variable.shape}, expected (cells, genes) = {(n_cells, self.n_genes)}."
+                raise ValueError(msg)
+        return variables
+
+    def _role(self, in_arm: ArrayLike, in_reference: ArrayLike | None, n_cells: int) -> IntArray:
+        in_arm = np.asarray(in_arm, dtype=bool)
+        in_reference = np.zeros(n_cells, dtype=bool) if in_reference is None else np.asarray(in_reference, dtype=bool)
+        if in_arm.shape != (n_cells,) or in_reference.shape != (n_cells,):
+            msg = f"`in_arm` {in_arm.shape} and `in_reference` {in_reference.shape} must have shape {(n_cells,)}."
+            raise ValueError(msg)
+        if not self.with_reference and in_reference.any():
+            msg = f"{in_reference.sum()} cells are in the reference, but these sums were made without one."
+            raise ValueError(msg)
+        if (in_arm & in_reference).any():
+            msg = f"{(in_arm & in_reference).sum()} cells are in the arm and in the reference. Compare two treatments."
+            raise ValueError(msg)
+        return np.where(in_arm, ARM, np.where(in_reference, REFERENCE, REST))
+
+    def _set_offset(self, stratum: IntArray, outcome: FloatArray) -> None:
+        strata, first_cell = np.unique(stratum, return_index=True)
+        new = ~self._has_offset[strata]
+        self.offset[strata[new]] = outcome[first_cell[new]]
+        self._has_offset[strata[new]] = True
+
+
+def _indicator(key: IntArray) -> tuple[IntArray, sparse.csr_array]:
+    """Return the distinct keys, and the sparse matrix (distinct keys x cells) that sums cells by key."""
+    distinct, row = np.unique(key, return_inverse=True)
+    n_cells = len(key)
+    indicator = sparse.csr_array((np.ones(n_cells), (row, np.arange(n_cells))), shape=(len(distinct), n_cells))
+    return distinct, indicator

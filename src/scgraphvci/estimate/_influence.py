@@ -1,0 +1,220 @@
+r"""Estimates and influence functions of one treatment, stratum by stratum.
+
+Within a stratum of :math:`n` cells, of which :math:`n_a` received treatment :math:`a`, with outcome :math:`Y_k` and
+predicted mean :math:`m_k` of cell :math:`k` under :math:`a`:
+
+* observed: :math:`\bar Y_a`, the mean outcome of the arm;
+* plugin: :math:`\bar m`, the mean prediction over all cells of the stratum;
+* robust: :math:`\bar Y_a + \bar m - \bar m_a`, which is Eq. 4 of Wu et al. (ICLR 2023).
+
+Centred influence values (the arm mean of the residuals is a ratio with an estimated propensity :math:`n_a / n`):
+
+.. math::
+    \phi_k = m_k - \bar m + \frac{n}{n_a} 1[T_k = a] \left(Y_k - m_k - (\bar Y_a - \bar m_a)\right)
+
+for robust; :math:`m = 0` gives observed. The contrast to a reference subtracts the influence values of the same cells.
+Whatever the estimator, :math:`\phi_k` is linear in the variables of the cell, with coefficients that depend on its
+stratum and role alone. Its sum and its sum of squares therefore need first and second moments only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from scgraphvci.estimate._accumulate import (
+    ARM,
+    N_ROLES,
+    OUTCOME,
+    PREDICTED,
+    PREDICTED_REFERENCE,
+    REFERENCE,
+    EffectSums,
+    FloatArray,
+    IntArray,
+)
+
+Estimator = Literal["robust", "observed", "plugin"]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Cells, means and centred products of one treatment, by stratum and role.
+
+    Parameters
+    ----------
+    count
+        Cells, ``(n_strata, n_roles)``.
+    mean
+        Means, ``(n_variables, n_strata, n_roles, n_genes)``; the offset of the sums where there is no cell.
+    product
+        Sums of products of variables less their means, ``(n_pairs, n_strata, n_roles, n_genes)``.
+    pairs
+        The pair of variables of each product.
+    """
+
+    count: IntArray
+    mean: FloatArray
+    product: FloatArray
+    pairs: tuple[tuple[int, ...], ...]
+
+    @property
+    def n_cells(self) -> IntArray:
+        """Cells of each stratum, ``(n_strata,)``."""
+        return self.count.sum(axis=1)
+
+    @property
+    def with_reference(self) -> bool:
+        """Whether there is a reference to compare with."""
+        return len(self.mean) > PREDICTED_REFERENCE
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """The three point estimates, each of shape ``(n_strata, n_genes)``; NaN where an arm they need is empty."""
+
+    robust: FloatArray
+    observed: FloatArray
+    plugin: FloatArray
+
+
+@dataclass(frozen=True)
+class Influence:
+    """An influence function: intercept + sum over variables of weight * (variable - its mean in stratum and role).
+
+    Parameters
+    ----------
+    weight
+        ``(n_variables, n_strata, n_roles)``.
+    intercept
+        ``(n_strata, n_roles, n_genes)``.
+    """
+
+    weight: FloatArray
+    intercept: FloatArray
+
+
+def stratum_moments(sums: EffectSums) -> Moments:
+    """Means and centred products by stratum and role, from sums by group."""
+    n_strata = sums.groups.n_strata
+    count = np.zeros((n_strata, N_ROLES), dtype=np.int64)
+    np.add.at(count, sums.groups.stratum, sums.count)
+    first = sums.first
+    if sums.groups.cluster is not None:
+        first = np.zeros((sums.n_variables, n_strata, N_ROLES, sums.n_genes))
+        for total, by_group in zip(first, sums.first, strict=True):
+            np.add.at(total, sums.groups.stratum, by_group)
+    cells = count[:, :, None]
+    mean = first / np.maximum(cells, 1)
+    product = np.stack(
+        [second - cells * mean[i] * mean[j] for second, (i, j) in zip(sums.second, sums.pairs, strict=True)]
+    )
+    return Moments(count, mean + sums.offset[:, None, :], product, sums.pairs)
+
+
+def point_estimates(moments: Moments) -> Estimates:
+    """Point estimates of every stratum: of the difference to the reference, or of the arm's mean without one.
+
+    Each is of shape ``(n_strata, n_genes)``, in units of the outcome.
+    """
+    arm = _arm_estimates(moments, ARM, PREDICTED)
+    if not moments.with_reference:
+        return arm
+    reference = _arm_estimates(moments, REFERENCE, PREDICTED_REFERENCE)
+    return Estimates(arm.robust - reference.robust, arm.observed - reference.observed, arm.plugin - reference.plugin)
+
+
+def _arm_estimates(moments: Moments, role: int, variable: int) -> Estimates:
+    plugin = _stratum_mean(moments, moments.mean[variable])
+    empty = (moments.count[:, role] == 0)[:, None]
+    observed = np.where(empty, np.nan, moments.mean[OUTCOME, :, role])
+    # Eq. 4, rearranged: the mean residual of the arm is its mean outcome less its mean prediction.
+    robust = observed + (plugin - moments.mean[variable, :, role])
+    return Estimates(robust, observed, plugin)
+
+
+def _stratum_mean(moments: Moments, mean_by_role: FloatArray) -> FloatArray:
+    """Mean over all cells of each stratum, ``(n_strata, n_genes)``; NaN without cells."""
+    total = (moments.count[:, :, None] * mean_by_role).sum(axis=1)
+    n_cells = moments.n_cells[:, None]
+    return np.divide(total, n_cells, out=np.full_like(total, np.nan), where=n_cells > 0)
+
+
+def influence_function(moments: Moments, estimator: Estimator) -> Influence:
+    """Influence function of the estimate that `point_estimates` gives.
+
+    Parameters
+    ----------
+    moments
+        Moments of one treatment.
+    estimator
+        `"robust"` or `"observed"`.
+
+    Raises
+    ------
+    ValueError
+        If the estimator has no influence function.
+    """
+    if estimator not in ("robust", "observed"):
+        msg = f"The estimator {estimator!r} has no influence function. Choose 'robust' or 'observed'."
+        raise ValueError(msg)
+    weight = np.zeros((*moments.mean.shape[:1], *moments.count.shape))
+    intercept = np.zeros(moments.mean.shape[1:])
+    arms = [(ARM, PREDICTED, 1.0)]
+    if moments.with_reference:
+        arms.append((REFERENCE, PREDICTED_REFERENCE, -1.0))
+    for role, variable, sign in arms:
+        inverse_propensity = moments.n_cells / np.maximum(moments.count[:, role], 1)
+        weight[OUTCOME, :, role] = sign * inverse_propensity
+        if estimator == "robust":
+            weight[variable] = sign
+            weight[variable, :, role] -= sign * inverse_propensity
+            mean = moments.mean[variable]
+            intercept += sign * (mean - _stratum_mean(moments, mean)[:, None, :])
+    return Influence(weight, intercept)
+
+
+def variance_by_role(moments: Moments, influence: Influence, *, small_sample: bool = True) -> FloatArray:
+    """Share of every role in the variance of the estimate: sum of squared influence values over squared cells.
+
+    The sum over roles is the variance at the level of cells.
+
+    Parameters
+    ----------
+    moments
+        Moments of one treatment.
+    influence
+        Influence function of the estimator.
+    small_sample
+        Multiply the sum of squares around the mean of each role by ``n / (n - 1)``, n its cells. `observed` then has
+        the error of Welch's t-test.
+
+    Returns
+    -------
+    Shape ``(n_strata, n_roles, n_genes)``.
+    """
+    within = np.zeros_like(influence.intercept)
+    for product, (i, j) in zip(moments.product, moments.pairs, strict=True):
+        both_orders = 1.0 if i == j else 2.0
+        within += (both_orders * influence.weight[i] * influence.weight[j])[:, :, None] * product
+    np.maximum(within, 0.0, out=within)
+    count = moments.count[:, :, None]
+    if small_sample:
+        within *= count / np.maximum(count - 1, 1)
+    n_cells = np.maximum(moments.n_cells, 1)[:, None, None]
+    return (within + count * influence.intercept**2) / n_cells**2
+
+
+def influence_totals(sums: EffectSums, moments: Moments, influence: Influence) -> FloatArray:
+    """Sum of influence values over the cells of each group, ``(n_groups, n_genes)``."""
+    stratum = sums.groups.stratum
+    total = np.zeros((sums.groups.n_groups, sums.n_genes))
+    for role in range(N_ROLES):
+        count = sums.count[:, role, None]
+        total += count * influence.intercept[stratum, role]
+        for first, mean, weight in zip(sums.first, moments.mean, influence.weight, strict=True):
+            centre = (mean[:, role] - sums.offset)[stratum]
+            total += weight[stratum, role, None] * (first[:, role] - count * centre)
+    return total

@@ -1,0 +1,172 @@
+"""`setup_anndata` and `setup_mudata`, the registration that models of this package share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scvi.data import AnnDataManager
+from scvi.model.base import BaseModelClass
+
+from scgraphvci.data import (
+    ContinuousField,
+    GraphField,
+    OutcomeField,
+    SizeFactorField,
+    SplitField,
+    StratumField,
+    TreatmentField,
+)
+from scgraphvci.data._read import modality as modality_of
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from mudata import MuData
+
+_Base: Any = BaseModelClass if TYPE_CHECKING else object
+
+
+class ScreenSetupMixin(_Base):
+    """Registers a perturbation screen: expression, treatment, covariates, split and network."""
+
+    @classmethod
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        perturbation_key: str = "perturbation",
+        control: str = "control",
+        layer: str | None = None,
+        dose_key: str | None = None,
+        combination_sep: str | None = None,
+        categorical_covariate_keys: list[str] | None = None,
+        continuous_covariate_keys: list[str] | None = None,
+        size_factor_key: str | None = None,
+        split_key: str | None = None,
+        grn_key: str | None = None,
+        gene_features_key: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Register a screen.
+
+        Parameters
+        ----------
+        adata
+            Cells x genes. Expression is dense, sparse, in memory or backed.
+        perturbation_key
+            Column of `adata.obs` with the treatment each cell received.
+        control
+            Level of that column that is the control.
+        layer
+            Layer with expression; None for `adata.X`. Log-normalised for ``likelihood="normal"``, counts for NB, ZINB.
+        dose_key
+            Column with the dose: a number, or one per member of a combination joined by `combination_sep`. Control's
+            dose is 0 whatever the column says.
+        combination_sep
+            What joins the members of a combination, such as "+" in "A+B". None: levels are never split.
+        categorical_covariate_keys
+            Columns whose joint levels are the strata, such as cell type and donor.
+        continuous_covariate_keys
+            Numeric columns that enter the network only.
+        size_factor_key
+            Column with library sizes or size factors, for counts; the row sum of counts if None.
+        split_key
+            Column with the values "train", "test" and "ood". Whatever learns sees "train" cells only, early stopping
+            sees "test" cells, "ood" cells are invisible. None: 4 : 1 at random.
+        grn_key
+            Network in `adata.varp`, rows regulators, columns targets (see :func:`scgraphvci.grn.add_grn`). None gives
+            VCI, the model without a graph.
+        gene_features_key
+            Features in `adata.varm`.
+        **kwargs
+            For scvi-tools' own use when a saved set-up is replayed.
+
+        Raises
+        ------
+        KeyError
+            If a column, layer or network is missing.
+        ValueError
+            If values are missing, not finite, or not among those allowed.
+
+        Notes
+        -----
+        Writes `obs["_scgraphvci_treatment"]`, `obs["_scgraphvci_stratum"]`, with continuous covariates
+        `obsm["_scgraphvci_continuous"]`, and scvi-tools' identifiers in `uns`.
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        fields = screen_fields(mod_key=None, **setup_method_args["setup_args"])
+        cls._register(adata, fields, setup_method_args, **kwargs)
+
+    @classmethod
+    def setup_mudata(
+        cls,
+        mdata: MuData,
+        modality: str = "rna",
+        perturbation_key: str = "perturbation",
+        control: str = "control",
+        layer: str | None = None,
+        dose_key: str | None = None,
+        combination_sep: str | None = None,
+        categorical_covariate_keys: list[str] | None = None,
+        continuous_covariate_keys: list[str] | None = None,
+        size_factor_key: str | None = None,
+        split_key: str | None = None,
+        grn_key: str | None = None,
+        gene_features_key: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Register a screen held in one modality of a MuData.
+
+        Parameters are those of :meth:`setup_anndata`; all keys are read from ``mdata[modality]``. Columns that only
+        ``mdata.obs`` holds are copied to it with ``mdata.push_obs()``.
+
+        Parameters
+        ----------
+        mdata
+            The data.
+        modality
+            Name of the modality with expression.
+        perturbation_key, control, layer, dose_key, combination_sep, categorical_covariate_keys
+            See :meth:`setup_anndata`.
+        continuous_covariate_keys, size_factor_key, split_key, grn_key, gene_features_key
+            See :meth:`setup_anndata`.
+        **kwargs
+            For scvi-tools' own use when a saved set-up is replayed.
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        arguments = dict(setup_method_args["setup_args"])
+        arguments.pop("modality")
+        modality_of(mdata, modality)
+        fields = screen_fields(mod_key=modality, **arguments)
+        cls._register(mdata, fields, setup_method_args, **kwargs)
+
+    @classmethod
+    def _register(cls, data: AnnData | MuData, fields: list[Any], setup_method_args: dict, **kwargs: Any) -> None:
+        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager.register_fields(data, **kwargs)
+        cls.register_manager(manager)
+
+
+def screen_fields(
+    *,
+    mod_key: str | None,
+    perturbation_key: str,
+    control: str,
+    layer: str | None,
+    dose_key: str | None,
+    combination_sep: str | None,
+    categorical_covariate_keys: list[str] | None,
+    continuous_covariate_keys: list[str] | None,
+    size_factor_key: str | None,
+    split_key: str | None,
+    grn_key: str | None,
+    gene_features_key: str | None,
+) -> list[Any]:
+    """Return the fields of a screen. Those that check most cheaply come first."""
+    return [
+        SplitField(split_key, mod_key=mod_key),
+        GraphField(grn_key, gene_features_key, mod_key=mod_key),
+        SizeFactorField(size_factor_key, mod_key=mod_key),
+        OutcomeField(layer, mod_key=mod_key),
+        ContinuousField(continuous_covariate_keys, split_key, mod_key=mod_key),
+        StratumField(categorical_covariate_keys, mod_key=mod_key),
+        TreatmentField(perturbation_key, control, dose_key, combination_sep, split_key, mod_key=mod_key),
+    ]

@@ -1,0 +1,72 @@
+"""Outcome distributions: normal on log-normalised expression, NB and ZINB on counts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from scvi.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
+from torch.distributions import Distribution, Normal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Likelihood = Literal["normal", "nb", "zinb"]
+LOG_RATE_BOUND = 15.0  # e^15 counts of one gene in one cell: beyond any data, within float32
+MIN_SCALE = 1e-2  # standard deviation a gene keeps even if it hardly varies, so that one gene cannot own the loss
+
+
+def is_count(likelihood: Likelihood) -> bool:
+    """Whether a likelihood is for counts."""
+    return likelihood != "normal"
+
+
+def n_parameters(likelihood: Likelihood, dispersion: Literal["gene", "gene-cell"]) -> int:
+    """Return how many numbers per cell and gene the decoder must give."""
+    return 1 + (likelihood == "zinb") + (dispersion == "gene-cell")
+
+
+def mean_of(likelihood: Likelihood, parameters: list[Tensor]) -> Tensor:
+    """Return the conditional mean: expression for normal, counts per standard library for NB and ZINB."""
+    if likelihood == "normal":
+        return parameters[0]
+    rate = _rate(parameters[0])
+    return rate if likelihood == "nb" else rate * torch.sigmoid(-parameters[1])
+
+
+def distribution(
+    likelihood: Likelihood, parameters: list[Tensor], gene_dispersion: Tensor | None, library: Tensor | float
+) -> Distribution:
+    """Return the distribution of the outcome.
+
+    Parameters
+    ----------
+    likelihood
+        Family.
+    parameters
+        Decoder outputs, each ``(n_cells, n_genes)``: mean (log rate for counts); dropout logit (ZINB); log dispersion
+        if it is per cell.
+    gene_dispersion
+        Log scale (normal) or log inverse dispersion (NB, ZINB) per gene; None if per cell.
+    library
+        Library size relative to the standard one, shape ``(n_cells, 1)``; counts only.
+    """
+    dispersion = parameters[-1] if gene_dispersion is None else gene_dispersion
+    if likelihood == "normal":
+        return Normal(parameters[0], torch.exp(dispersion.clamp(-10, 10)) + MIN_SCALE)
+    rate = _rate(parameters[0]) * library
+    theta = torch.exp(dispersion.clamp(-10, 10))
+    if likelihood == "nb":
+        return NegativeBinomial(mu=rate, theta=theta)
+    return ZeroInflatedNegativeBinomial(mu=rate, theta=theta, zi_logits=parameters[1])
+
+
+def draw_like(dist: Distribution) -> Tensor:
+    """Return a draw with a gradient: exact for normal, moment-matched and clipped at 0 for counts."""
+    if isinstance(dist, Normal):
+        return dist.rsample()
+    return (dist.mean + dist.variance.sqrt() * torch.randn_like(dist.mean)).clamp(min=0)
+
+
+def _rate(log_rate: Tensor) -> Tensor:
+    return torch.exp(log_rate.clamp(-LOG_RATE_BOUND, LOG_RATE_BOUND))

@@ -1,0 +1,348 @@
+"""The graphVCI module: inference, generation and the three-term objective."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from torch import nn
+
+from scgraphvci._constants import KEYS
+from scgraphvci.module._graph import GraphEncoder
+from scgraphvci.module._likelihood import (
+    MIN_SCALE,
+    Likelihood,
+    distribution,
+    draw_like,
+    is_count,
+    mean_of,
+    n_parameters,
+)
+from scgraphvci.module._networks import CovariateEncoder, Decoder, Encoder, Pooling
+from scgraphvci.module._objective import gaussian_distance, kernel_distance, latent_divergence
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+    from torch.distributions import Distribution, Normal
+
+    from scgraphvci.data import StratumMoments
+
+DistributionLoss = Literal["kernel", "gaussian", "adversarial"]
+
+# Keys the training plan adds to a minibatch.
+COUNTERFACTUAL_KEY = "counterfactual_treatment"  # treatment vectors t', (n_cells, n_perturbations)
+TARGET_MEAN_KEY = "target_mean"  # moments of (x, t'), (n_cells, n_genes)
+TARGET_VARIANCE_KEY = "target_variance"
+TARGET_OBSERVED_KEY = "target_observed"  # whether (x, t') was observed, (n_cells,)
+
+
+class GraphVCIModule(BaseModuleClass):
+    """Variational causal inference with a gene graph (Wu et al., ICLR 2023).
+
+    Parameters
+    ----------
+    n_genes
+        Number of genes.
+    design
+        Observed treatment vectors, shape ``(n_conditions, n_perturbations)``.
+    strata
+        Level codes of each stratum, shape ``(n_strata, n_covariates)``.
+    n_levels
+        Levels of each categorical covariate.
+    n_continuous
+        Number of continuous covariates.
+    edge_index, edge_weight, gene_features
+        The network, see :class:`GraphEncoder`; `edge_index=None` gives VCI, the model without a graph.
+    likelihood
+        "normal", "nb" or "zinb".
+    dispersion
+        "gene": one scale per gene; "gene-cell": decoded, as in the paper.
+    decoder
+        "attention" (key-dependent) or "dot" (key-independent). Without a graph the decoder is linear.
+    distribution_loss
+        "kernel", "gaussian" or "adversarial".
+    kernel_bandwidth
+        Kernel width: "gene" for each gene's standard deviation within strata and treatments, or a number.
+    additive
+        Whether the decoder's mean has a gene intercept and a linear treatment shift.
+    residual_input
+        Whether the encoder reads the deviation of expression from that additive part, rather than expression itself.
+    individual_weight, covariate_weight, divergence_weight
+        Weights of the three terms (omega 0, 1, 2), all per gene.
+    n_samples
+        Latent samples for the reconstruction term.
+    """
+
+    def __init__(
+        self,
+        n_genes: int,
+        design: np.ndarray,
+        strata: np.ndarray,
+        n_levels: Sequence[int],
+        n_continuous: int = 0,
+        edge_index: np.ndarray | None = None,
+        edge_weight: np.ndarray | None = None,
+        gene_features: np.ndarray | None = None,
+        likelihood: Likelihood = "normal",
+        dispersion: Literal["gene", "gene-cell"] = "gene",
+        decoder: Literal["attention", "dot"] = "dot",
+        distribution_loss: DistributionLoss = "kernel",
+        kernel_bandwidth: float | Literal["gene"] = "gene",
+        n_latent: int = 32,
+        n_hidden: int = 128,
+        n_layers: int = 2,
+        n_treatment_embedding: int = 32,
+        n_covariate_embedding: int = 16,
+        n_graph_hidden: int = 64,
+        n_graph_layers: int = 1,
+        graph_pooling: Pooling = "mean",
+        dropout_rate: float = 0.0,
+        additive: bool = True,
+        residual_input: bool = True,
+        individual_weight: float = 1.0,
+        covariate_weight: float = 2.0,
+        divergence_weight: float = 0.2,
+        n_samples: int = 1,
+    ) -> None:
+        super().__init__()
+        n_perturbations = design.shape[1]
+        self.likelihood: Likelihood = likelihood
+        self.distribution_loss = distribution_loss
+        self.kernel_bandwidth = kernel_bandwidth
+        self.residual_input = residual_input and additive
+        self.individual_weight = individual_weight
+        self.covariate_weight = covariate_weight
+        self.divergence_weight = divergence_weight
+        self.n_samples = n_samples
+
+        self.register_buffer("design", torch.as_tensor(design, dtype=torch.float32), persistent=False)
+        self.register_buffer("strata", torch.as_tensor(np.asarray(strata), dtype=torch.long), persistent=False)
+        # Learned from the training cells once, before the first step, and saved with the weights.
+        self.register_buffer("library_size", torch.ones(()))
+        self.register_buffer("input_mean", torch.zeros(n_genes))
+        self.register_buffer("within_scale", torch.ones(n_genes))
+
+        self.graph = None
+        if edge_index is not None and edge_weight is not None:
+            self.graph = GraphEncoder(n_genes, edge_index, edge_weight, gene_features, n_graph_hidden, n_graph_layers)
+        n_graph = n_graph_hidden if self.graph is not None else 0
+        self.treatment_embedding = nn.Linear(n_perturbations, n_treatment_embedding, bias=False)
+        self.covariates = CovariateEncoder(n_levels, n_continuous, n_covariate_embedding)
+        self.encoder = Encoder(
+            n_genes, n_treatment_embedding, self.covariates.n_out, n_graph, n_hidden, n_layers, n_latent, dropout_rate,
+            graph_pooling,
+        )  # fmt: skip
+        self.decoder = Decoder(
+            n_genes, n_perturbations, n_treatment_embedding, n_latent, n_graph, n_hidden, n_layers, dropout_rate,
+            n_parameters(likelihood, dispersion), decoder, additive,
+        )  # fmt: skip
+        self.gene_dispersion = nn.Parameter(torch.zeros(n_genes)) if dispersion == "gene" else None
+
+    @torch.no_grad()
+    def initialise(self, moments: StratumMoments) -> None:
+        """Set scale, centre and intercept from the training cells."""
+        tiny = 1e-4
+        mean = torch.as_tensor(moments.gene_mean, dtype=torch.float32).to(self.input_mean)
+        variance = torch.as_tensor(moments.within_variance, dtype=torch.float32).to(self.input_mean)
+        self.library_size.fill_(moments.library_size)
+        self.input_mean.copy_(torch.as_tensor(moments.input_mean))
+        self.within_scale.copy_(variance.sqrt() + MIN_SCALE)
+        count = is_count(self.likelihood)
+        if self.decoder.intercept is not None:
+            self.decoder.intercept.copy_(torch.log(mean + tiny) if count else mean)
+        if self.gene_dispersion is not None:
+            if count:  # NB: v = m + m^2 / theta
+                theta = (mean.square() / (variance - mean).clamp(min=tiny)).clamp(0.1, 100.0)
+                self.gene_dispersion.copy_(torch.log(theta))
+            else:
+                self.gene_dispersion.copy_(torch.log(variance.sqrt().clamp(min=MIN_SCALE)))
+
+    def embed_genes(self) -> Tensor | None:
+        """Return gene embeddings H (n_genes, n_hidden), or None without a graph. Once per step, not per cell."""
+        return None if self.graph is None else self.graph()
+
+    def to_input(self, outcome: Tensor, treatment: Tensor) -> Tensor:
+        """Bring an outcome on the model's scale to the scale the encoder reads.
+
+        That is log1p for counts, and the deviation from the additive part of the decoder (or from the gene mean).
+        """
+        count = is_count(self.likelihood)
+        value = torch.log1p(outcome) if count else outcome
+        if not self.residual_input:
+            return value - self.input_mean
+        baseline = self.decoder.baseline(treatment).detach()
+        return value - (torch.log1p(mean_of("nb", [baseline])) if count else baseline)
+
+    def encode(
+        self,
+        outcome: Tensor,
+        treatment: Tensor,
+        levels: Tensor,
+        continuous: Tensor | None,
+        genes: Tensor | None,
+        encoder: Encoder | None = None,
+    ) -> Normal:
+        """Return q(z | y, g, x, t) for outcomes on the model's scale (counts per standard library for counts)."""
+        encoder = self.encoder if encoder is None else encoder
+        covariates = self.covariates(levels, continuous)
+        return encoder(self.to_input(outcome, treatment), self.treatment_embedding(treatment), covariates, genes)
+
+    def decode(self, latent: Tensor, treatment: Tensor, genes: Tensor | None) -> list[Tensor]:
+        """Return the decoder's parameters, each ``(n_cells, n_genes)``."""
+        return self.decoder(latent, treatment, self.treatment_embedding(treatment), genes)
+
+    def mean(self, parameters: list[Tensor]) -> Tensor:
+        """Return the conditional mean on the model's scale, shape ``(n_cells, n_genes)``."""
+        return mean_of(self.likelihood, parameters)
+
+    def outcome_distribution(self, parameters: list[Tensor], library: Tensor | float = 1.0) -> Distribution:
+        """Return p(y | z, t); `library` is relative to the standard library and matters for counts only."""
+        return distribution(self.likelihood, parameters, self.gene_dispersion, library)
+
+    def unpack(
+        self, tensors: dict[str, Tensor], design: Tensor | None = None, strata: Tensor | None = None
+    ) -> dict[str, Any]:
+        """Turn a minibatch into the arguments of `encode`, with the relative library size of each cell.
+
+        `design` and `strata` are the tables its codes point into; those of the training data if None.
+        """
+        design = self.design if design is None else design
+        strata = self.strata if strata is None else strata
+        outcome = tensors[KEYS.OUTCOME]
+        library: Tensor | float = 1.0
+        if is_count(self.likelihood):
+            size = tensors.get(KEYS.SIZE_FACTOR)
+            size = outcome.sum(dim=1, keepdim=True).clamp(min=1.0) if size is None else size
+            library = size / self.library_size
+        return {
+            "counts_or_expression": outcome,
+            "outcome": outcome / library if is_count(self.likelihood) else outcome,
+            "library": library,
+            "treatment": design[tensors[KEYS.TREATMENT].long().flatten()],
+            "levels": strata[tensors[KEYS.STRATUM].long().flatten()],
+            "continuous": tensors.get(KEYS.CONTINUOUS),
+        }
+
+    def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Any]:
+        batch = self.unpack(tensors)
+        return {key: batch[key] for key in ("outcome", "treatment", "levels", "continuous")}
+
+    @auto_move_data
+    def inference(self, outcome: Tensor, treatment: Tensor, levels: Tensor, continuous: Tensor | None) -> dict[str, Any]:
+        """Encode cells and the graph."""
+        genes = self.embed_genes()
+        qz = self.encode(outcome, treatment, levels, continuous, genes)
+        return {"qz": qz, "genes": genes}
+
+    def _get_generative_input(
+        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Any], **kwargs: Any
+    ) -> dict[str, Any]:
+        batch = self.unpack(tensors)
+        return {
+            "qz": inference_outputs["qz"],
+            "genes": inference_outputs["genes"],
+            "treatment": batch["treatment"],
+            "counterfactual": tensors.get(COUNTERFACTUAL_KEY),
+            "library": batch["library"],
+        }
+
+    @auto_move_data
+    def generative(
+        self, qz: Normal, genes: Tensor | None, treatment: Tensor, counterfactual: Tensor | None, library: Tensor | float
+    ) -> dict[str, Any]:
+        """Decode latent samples under the cells' own treatment and one of them under the counterfactual one."""
+        n = treatment.shape[0]
+        latent = qz.rsample((self.n_samples,)).flatten(0, 1)
+        stacked = treatment.repeat(self.n_samples, 1)
+        if counterfactual is None:
+            factual, other = self.decode(latent, stacked, genes), None
+        else:  # one pass through the decoder for both
+            both = self.decode(torch.cat([latent, latent[:n]]), torch.cat([stacked, counterfactual]), genes)
+            factual = [parameter[: self.n_samples * n] for parameter in both]
+            other = [parameter[self.n_samples * n :] for parameter in both]
+        repeated = library.repeat(self.n_samples, 1) if isinstance(library, torch.Tensor) else library
+        return {"px": self.outcome_distribution(factual, repeated), "counterfactual_parameters": other}
+
+    def loss(
+        self,
+        tensors: dict[str, Tensor],
+        inference_outputs: dict[str, Any],
+        generative_outputs: dict[str, Any],
+        frozen_encoder: Encoder | None = None,
+        discriminator: nn.Module | None = None,
+    ) -> LossOutput:
+        """Weigh the three terms of Eq. 3, with signs for minimisation.
+
+        The minibatch carries what the training plan drew: counterfactual treatments and the moments of their strata.
+        Where a stratum was never observed under t', the distribution term of that cell is left out.
+        """
+        batch = self.unpack(tensors)
+        n, n_genes = batch["outcome"].shape
+        log_prob = generative_outputs["px"].log_prob(batch["counts_or_expression"].repeat(self.n_samples, 1))
+        reconstruction = -log_prob.mean(dim=1).view(self.n_samples, n).mean(dim=0)
+
+        parameters = generative_outputs["counterfactual_parameters"]
+        counterfactual = tensors[COUNTERFACTUAL_KEY]
+        predicted = self.mean(parameters)
+        distance = self._distribution_distance(tensors, batch, predicted, parameters, discriminator)
+        observed = tensors[TARGET_OBSERVED_KEY].to(distance.dtype)
+        distance = distance * observed
+        n_observed = observed.sum().clamp(min=1.0)
+
+        other_qz = self.encode(
+            predicted, counterfactual, batch["levels"], batch["continuous"], inference_outputs["genes"], frozen_encoder
+        )
+        divergence = latent_divergence(inference_outputs["qz"], other_qz, n_genes)
+
+        loss = (
+            self.individual_weight * reconstruction.mean()
+            + self.covariate_weight * distance.sum() / n_observed
+            + self.divergence_weight * divergence.mean()
+        )
+        return LossOutput(
+            loss=loss,
+            reconstruction_loss=reconstruction,
+            kl_local=divergence,
+            n_obs_minibatch=n,
+            extra_metrics={
+                "distribution_loss": (distance.sum() / n_observed).detach(),
+                "counterfactual_mean": predicted.detach(),
+            },
+        )
+
+    def _distribution_distance(
+        self,
+        tensors: dict[str, Tensor],
+        batch: dict[str, Any],
+        predicted: Tensor,
+        parameters: list[Tensor],
+        discriminator: nn.Module | None,
+    ) -> Tensor:
+        """Return -log phat(y' | x, t') per cell, shape ``(n_cells,)``."""
+        if self.distribution_loss == "adversarial":
+            if discriminator is None:
+                msg = "The adversarial distribution loss needs a discriminator; train with AdversarialTrainingPlan."
+                raise ValueError(msg)
+            drawn = draw_like(self.outcome_distribution(parameters))
+            logit = discriminator(self, drawn, tensors[COUNTERFACTUAL_KEY], batch["levels"], batch["continuous"])
+            return nn.functional.softplus(-logit)
+        mean, variance = tensors[TARGET_MEAN_KEY], tensors[TARGET_VARIANCE_KEY]
+        if self.distribution_loss == "gaussian":
+            return gaussian_distance(predicted, mean, variance)
+        bandwidth = self.within_scale if self.kernel_bandwidth == "gene" else float(self.kernel_bandwidth)
+        return kernel_distance(predicted, mean, variance, bandwidth)
+
+    @torch.inference_mode()
+    def sample(self, tensors: dict[str, Tensor], n_samples: int = 1) -> Tensor:
+        """Draw reconstructions of cells, shape ``(n_samples, n_cells, n_genes)``."""
+        batch = self.unpack(tensors)
+        inference = self.inference(**self._get_inference_input(tensors))
+        draws = []
+        for _ in range(n_samples):
+            parameters = self.decode(inference["qz"].sample(), batch["treatment"], inference["genes"])
+            draws.append(self.outcome_distribution(parameters, batch["library"]).sample())
+        return torch.stack(draws)

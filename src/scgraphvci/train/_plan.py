@@ -1,0 +1,206 @@
+"""Training plan: draws counterfactual treatments, looks up their moments, logs every term of the objective."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from scvi import settings
+from scvi.module.base import LossOutput
+from scvi.train import TrainingPlan
+
+from scgraphvci._constants import KEYS
+from scgraphvci.module._likelihood import MIN_SCALE
+from scgraphvci.module._module import (
+    COUNTERFACTUAL_KEY,
+    TARGET_MEAN_KEY,
+    TARGET_OBSERVED_KEY,
+    TARGET_VARIANCE_KEY,
+    GraphVCIModule,
+)
+from scgraphvci.module._objective import draw_counterfactual
+from scgraphvci.train._shift_metrics import ShiftMetrics
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scgraphvci.data import StratumMoments
+
+
+class CounterfactualPlan(TrainingPlan):
+    """Optimises the three-term objective of graphVCI.
+
+    Each step draws, for every cell, a treatment other than its own from the empirical law of training treatments, and
+    looks up the moments of the cell's stratum under it. Draws are seeded by (seed, epoch, rank).
+
+    Parameters
+    ----------
+    module
+        The module.
+    moments
+        Moments of the training cells.
+    validation_moments
+        Moments of the validation cells, the truth of the validation metrics; None without validation cells.
+    draw_control
+        Whether control may be drawn as the counterfactual treatment (the paper never does).
+    frozen_encoder
+        Whether the second pass (on y') uses a copy of the encoder refreshed each epoch, as the authors' code does.
+    lr, weight_decay, eps
+        Of Adam.
+    **kwargs
+        Passed to :class:`scvi.train.TrainingPlan`.
+    """
+
+    def __init__(
+        self,
+        module: GraphVCIModule,
+        *,
+        moments: StratumMoments,
+        validation_moments: StratumMoments | None = None,
+        draw_control: bool = True,
+        frozen_encoder: bool = False,
+        lr: float = 1e-3,
+        weight_decay: float = 1e-6,
+        eps: float = 1e-8,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("n_epochs_kl_warmup", None)
+        kwargs.setdefault("lr_scheduler_metric", "validation_loss")
+        super().__init__(module, lr=lr, weight_decay=weight_decay, eps=eps, **kwargs)
+        frequency = torch.as_tensor(moments.condition_frequency)
+        if not draw_control:
+            frequency[0] = 0
+        self.register_buffer("frequency", frequency, persistent=False)
+        self.register_buffer("target_row", torch.as_tensor(moments.row), persistent=False)
+        self.register_buffer("target_mean", torch.as_tensor(moments.mean), persistent=False)
+        conditions = _condition_of_row(moments)
+        variance = torch.as_tensor(moments.shrunken_variance(conditions)) + MIN_SCALE**2
+        self.register_buffer("target_variance", variance, persistent=False)
+        self.shift_metrics = None if validation_moments is None else ShiftMetrics(validation_moments)
+        self._use_frozen_encoder = frozen_encoder
+        # Held in lists so that neither becomes a submodule: they are no part of the state or of the optimiser.
+        self._frozen_encoder: list[torch.nn.Module] = []
+        self._last_good: list[dict[str, Tensor]] = []
+
+    def on_train_epoch_start(self) -> None:
+        """Seed the epoch's draws and refresh the frozen encoder."""
+        self._seed(0)
+        if self._use_frozen_encoder:
+            self._frozen_encoder[:] = [copy.deepcopy(self.module.encoder).requires_grad_(False)]
+
+    def on_train_epoch_end(self) -> None:
+        """Keep the weights, to return to if a later loss is not finite."""
+        self._last_good[:] = [{key: value.detach().clone() for key, value in self.module.state_dict().items()}]
+
+    def on_validation_epoch_start(self) -> None:
+        """Use the same draws in every validation, so that epochs compare."""
+        torch.manual_seed(_mix(settings.seed or 0, 2**31, self.global_rank))
+        if self.shift_metrics is not None:
+            self.shift_metrics.reset(self.device)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log accuracy of the predicted means of validation strata."""
+        if self.shift_metrics is None:
+            return
+        for name, value in self.shift_metrics.compute(self.trainer.strategy).items():
+            self.log(f"{name}_validation", value, sync_dist=self.use_sync_dist)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Return the loss of a minibatch."""
+        output = self._step(batch)
+        self._check_finite(output)
+        self.log("train_loss", output.loss, on_step=self.on_step, on_epoch=self.on_epoch, prog_bar=True,
+                 batch_size=output.n_obs_minibatch, sync_dist=self.use_sync_dist)  # fmt: skip
+        self._log_terms(output, "train")
+        self.log("lr", self.optimizers().param_groups[0]["lr"], on_step=False, on_epoch=True,
+                 batch_size=output.n_obs_minibatch, sync_dist=self.use_sync_dist)  # fmt: skip
+        return output.loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Log the loss of a minibatch and gather its counterfactual means."""
+        self._validate(batch)
+
+    def _validate(self, batch: dict[str, Tensor], **loss_kwargs: Any) -> None:
+        output = self._step(batch, **loss_kwargs)
+        self.log("validation_loss", output.loss, on_epoch=True, batch_size=output.n_obs_minibatch,
+                 sync_dist=self.use_sync_dist)  # fmt: skip
+        self._log_terms(output, "validation")
+        if self.shift_metrics is not None:
+            self.shift_metrics.update(
+                output.extra_metrics["counterfactual_mean"],
+                batch[KEYS.STRATUM].long().flatten(),
+                batch["counterfactual_condition"],
+            )
+
+    def _step(self, batch: dict[str, Tensor], **loss_kwargs: Any) -> LossOutput:
+        """Draw treatments, look up their moments and compute the loss."""
+        self._draw(batch)
+        if self._frozen_encoder:
+            loss_kwargs["frozen_encoder"] = self._frozen_encoder[0]
+        _, _, output = self.module(batch, loss_kwargs=loss_kwargs)
+        return output
+
+    def _draw(self, batch: dict[str, Tensor]) -> None:
+        """Add counterfactual treatments and the moments of their strata to a minibatch."""
+        condition = draw_counterfactual(batch[KEYS.TREATMENT].long().flatten(), self.frequency)
+        row = self.target_row[batch[KEYS.STRATUM].long().flatten(), condition]
+        batch["counterfactual_condition"] = condition
+        batch[COUNTERFACTUAL_KEY] = self.module.design[condition]
+        batch[TARGET_OBSERVED_KEY] = row >= 0
+        if self.module.distribution_loss != "adversarial":
+            safe = row.clamp(min=0)
+            batch[TARGET_MEAN_KEY] = self.target_mean[safe]
+            batch[TARGET_VARIANCE_KEY] = self.target_variance[safe]
+
+    def _log_terms(self, output: LossOutput, mode: str) -> None:
+        """Log the three terms. scvi-tools' own accumulators break under distributed training with extra metrics."""
+        terms = {
+            "reconstruction_loss": output.reconstruction_loss_sum / output.n_obs_minibatch,
+            "distribution_loss": output.extra_metrics["distribution_loss"],
+            "divergence": output.kl_local_sum / output.n_obs_minibatch,
+        }
+        self.log_dict(
+            {f"{name}_{mode}": value for name, value in terms.items()},
+            on_step=False,
+            on_epoch=True,
+            batch_size=output.n_obs_minibatch,
+            sync_dist=self.use_sync_dist,
+        )
+
+    def _check_finite(self, output: LossOutput) -> None:
+        """Stop at a non-finite loss, leaving the module with the last epoch's weights."""
+        if torch.isfinite(output.loss):
+            return
+        terms = {
+            "reconstruction_loss": output.reconstruction_loss_sum,
+            "distribution_loss": output.extra_metrics["distribution_loss"],
+            "divergence": output.kl_local_sum,
+        }
+        broken = [name for name, value in terms.items() if not torch.isfinite(value)]
+        kept = "the weights of the last full epoch are kept" if self._last_good else "no epoch was completed"
+        if self._last_good:
+            self.module.load_state_dict(self._last_good[0])
+        msg = (
+            f"The loss became {output.loss.item()} in epoch {self.current_epoch} (term: {', '.join(broken) or 'sum'}); "
+            f"{kept}. Lower the learning rate (`plan_kwargs={{'lr': ...}}`) or check the data for extreme values."
+        )
+        raise FloatingPointError(msg)
+
+    def _seed(self, stream: int) -> None:
+        torch.manual_seed(_mix(settings.seed or 0, self.current_epoch, self.global_rank) + stream)
+
+
+def _condition_of_row(moments: StratumMoments) -> Any:
+    """Treatment vector behind each row of the moments."""
+    stratum, condition = (moments.row >= 0).nonzero()
+    conditions = condition.copy()
+    conditions[moments.row[stratum, condition]] = condition
+    return conditions
+
+
+def _mix(seed: int, epoch: int, rank: int) -> int:
+    """Mix three numbers to one seed, so that neighbouring ones give unrelated streams."""
+    value = (seed * 0x9E3779B97F4A7C15 + epoch * 0xBF58476D1CE4E5B9 + rank * 0x94D049BB133111EB) % 2**64
+    value ^= value >> 31
+    return (value * 0xD6E8FEB86659FD93) % 2**63

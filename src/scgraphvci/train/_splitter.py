@@ -1,0 +1,96 @@
+"""Splitting cells by the split column, or 4 : 1 at random."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scvi import settings
+from scvi.dataloaders import DataSplitter
+
+from scgraphvci._constants import KEYS, SPLITS
+from scgraphvci.data._read import modality
+
+if TYPE_CHECKING:
+    from scvi.data import AnnDataManager
+
+DEFAULT_TRAIN_SIZE = 0.8  # the paper splits cells that are not held out 4 : 1
+
+
+class SplitByColumn(DataSplitter):
+    """scvi-tools' splitter with the split column's "train", "test" and "ood" cells in its three slots.
+
+    Without a split column, cells are split at random, seeded by ``scvi.settings.seed`` (0 if that is unset), so that
+    two trainings see the same cells.
+    """
+
+    def __init__(
+        self,
+        adata_manager: AnnDataManager,
+        train_size: float | None = None,
+        validation_size: float | None = None,
+        shuffle_set_split: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        if "external_indexing" not in kwargs:
+            kwargs["external_indexing"] = split_indices(adata_manager, train_size, validation_size, shuffle_set_split)
+        super().__init__(adata_manager, **kwargs)
+
+
+def split_indices(
+    adata_manager: AnnDataManager,
+    train_size: float | None = None,
+    validation_size: float | None = None,
+    shuffle: bool = True,
+) -> list[np.ndarray]:
+    """Return the indices of training, validation and held-out cells.
+
+    Raises
+    ------
+    ValueError
+        If sizes are given beside a split column, or are not fractions that leave cells to train on.
+    """
+    state = adata_manager.get_state_registry(KEYS.SPLIT)
+    if state:
+        if train_size is not None or validation_size is not None:
+            msg = (
+                f"`train_size` ({train_size}) and `validation_size` ({validation_size}) cannot be given together with "
+                f"the split column {state['split_key']!r}. Leave them out, or set up without `split_key`."
+            )
+            raise ValueError(msg)
+        column = _split_column(adata_manager).to_numpy()
+        return [np.flatnonzero(column == name) for name in SPLITS]
+    train_size = DEFAULT_TRAIN_SIZE if train_size is None else float(train_size)
+    validation_size = 1 - train_size if validation_size is None else float(validation_size)
+    if not 0 < train_size <= 1 or not 0 <= validation_size <= 1 - train_size + 1e-9:
+        msg = f"`train_size` ({train_size}) and `validation_size` ({validation_size}) must be fractions that sum to <= 1."
+        raise ValueError(msg)
+    n_obs = adata_manager.adata.n_obs
+    order = np.arange(n_obs)
+    if shuffle:
+        order = np.random.default_rng(settings.seed or 0).permutation(n_obs)
+    n_train = max(1, round(train_size * n_obs))
+    n_validation = min(round(validation_size * n_obs), n_obs - n_train)
+    return [
+        np.sort(order[:n_train]),
+        np.sort(order[n_train : n_train + n_validation]),
+        np.sort(order[n_train + n_validation :]),
+    ]
+
+
+def not_held_out(adata_manager: AnnDataManager) -> np.ndarray:
+    """Return the indices of cells that are not "ood": those an effect may be estimated from."""
+    if not adata_manager.get_state_registry(KEYS.SPLIT):
+        return np.arange(adata_manager.adata.n_obs)
+    column = _split_column(adata_manager)
+    if column is None:
+        return np.arange(adata_manager.adata.n_obs)
+    return np.flatnonzero(column.to_numpy() != SPLITS.OOD)
+
+
+def _split_column(adata_manager: AnnDataManager) -> Any:
+    """The split of every cell, or None where new data have no such column."""
+    key = adata_manager.get_state_registry(KEYS.SPLIT)["split_key"]
+    mod_key = next(field.mod_key for field in adata_manager.fields if field.registry_key == KEYS.SPLIT)
+    obs = modality(adata_manager.adata, mod_key).obs
+    return obs[key].astype(str) if key in obs else None
