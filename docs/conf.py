@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from importlib.metadata import metadata
 
+from sphinx.ext.napoleon import NumpyDocstring
+
 _info = metadata("scgraphvci")
 project = _info["Name"]
 author = "The scgraphvci developers"
@@ -29,7 +31,7 @@ html_theme = "sphinx_book_theme"
 html_title = project
 
 autosummary_generate = True
-autosummary_ignore_module_all = False
+autosummary_filename_map = {"scgraphvci.datasets.Truth": "scgraphvci.datasets.Truth-class"}  # beside truth()
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False
 napoleon_numpy_docstring = True
@@ -67,3 +69,12 @@ suppress_warnings = [
     "sphinx_autodoc_typehints.forward_reference",
     "sphinx_autodoc_typehints.guarded_import",
 ]
+
+
+def _returns_as_prose(self: NumpyDocstring, section: str) -> list[str]:
+    """Take a Returns section as text: types stand in the signature, so its first line is not one."""
+    text = self._format_block(":returns: ", self._dedent(self._consume_to_next_section()))
+    return [*text, ""] if text and text[-1] else text
+
+
+NumpyDocstring._parse_returns_section = _returns_as_prose

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scgraphvci._codec import decode, encode
 from scvi.utils import attrdict
+
+from scgraphvci._codec import decode, encode
 
 
 def through_json(value):
@@ -63,7 +64,7 @@ def ragged():
         True,
         7,
         -(10**30),
-        "a \u2603 \ud800 \" \\ \x00",
+        'a \u2603 \ud800 " \\ \x00',
         0.1,
         5e-324,
         math.nan,

@@ -21,6 +21,12 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "scgraphvci"
 MODULES = sorted(SOURCE.rglob("*.py"))
 ROOMS = [name for _, name, is_package in pkgutil.iter_modules([str(SOURCE)]) if is_package]
+# Rooms that users call; the others are reached through them.
+USER_ROOMS = [room for room in ROOMS if room in {"baselines", "datasets", "grn", "metrics", "pl", "pp", "tl"}]
+
+
+def room_names(room: str) -> list[str]:
+    return list(getattr(importlib.import_module(f"scgraphvci.{room}"), "__all__", []))
 
 
 def module_id(path: Path) -> str:
@@ -127,6 +133,15 @@ def test_public_names_exist_once():
         names = list(getattr(room, "__all__", []))
         assert len(names) == len(set(names)), room.__name__
         assert [name for name in names if not hasattr(room, name)] == [], room.__name__
+
+
+def test_public_names_have_a_page():
+    pages = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "api").glob("*.md"))
+    listed = set(re.findall(r"^   ([A-Za-z][\w.]*)$", pages, re.MULTILINE))
+    top = {name: getattr(scgraphvci, name) for name in scgraphvci.__all__}
+    models = {name for name, obj in top.items() if inspect.isclass(obj) or inspect.isfunction(obj)}
+    rooms = {f"{room}.{name}" for room in USER_ROOMS for name in room_names(room)}
+    assert models | rooms <= listed, "name them in docs/api"
 
 
 def test_readme_starts_with_the_two_commands():

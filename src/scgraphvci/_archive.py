@@ -28,6 +28,7 @@ MODEL_FILE = "model.safetensors"
 
 _CONTENTS, _CHECKSUM = "scgraphvci", "sha256"
 _WEIGHT, _ARRAY = "module.", "array."
+_LARGEST_TEXT = 90_000_000  # safetensors refuses headers beyond 100 MB; the rest is for names and shapes
 
 
 class Archive(NamedTuple):
@@ -44,6 +45,8 @@ def pack(contents: dict[str, Any], weights: Mapping[str, Any]) -> Archive:
     ------
     TypeError
         If a value is not plain data, or a weight not a dense tensor; the message names it.
+    ValueError
+        If the JSON is larger than a header can be.
     """
     for name, weight in weights.items():
         if not isinstance(weight, torch.Tensor) or weight.layout is not torch.strided:
@@ -52,6 +55,13 @@ def pack(contents: dict[str, Any], weights: Mapping[str, Any]) -> Archive:
     arrays: dict[str, torch.Tensor] = {}
     encoded = {name: encode(value, arrays, name) for name, value in contents.items()}
     text = json.dumps({"format_version": FORMAT_VERSION, **encoded}, allow_nan=False)
+    size = len(json.dumps(text))  # as it will be in the header, where its quotes are escaped
+    if size > _LARGEST_TEXT:
+        msg = (
+            f"The model's attributes and registry take {size} bytes without their numeric arrays: too large to save "
+            f"(the limit is {_LARGEST_TEXT}). Keep long lists of numbers as arrays, or pass `legacy=True`."
+        )
+        raise ValueError(msg)
     tensors = {f"{_WEIGHT}{name}": tensor for name, tensor in weights.items()}
     tensors |= {f"{_ARRAY}{name}": tensor for name, tensor in arrays.items()}
     # Copies, because safetensors refuses tensors that share memory, as tied weights do.
@@ -59,10 +69,8 @@ def pack(contents: dict[str, Any], weights: Mapping[str, Any]) -> Archive:
 
 
 def write(archive: Archive, path: Path) -> None:
-    """Write an archive and read its header back, so that an unreadable file never replaces a good one."""
+    """Write an archive to `path`."""
     save_file(archive.tensors, path, metadata={_CONTENTS: archive.text, _CHECKSUM: _checksum(archive)})
-    with safe_open(path, framework="pt"):
-        pass
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

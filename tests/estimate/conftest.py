@@ -43,7 +43,9 @@ def make_cells() -> Callable[..., Cells]:
         stratum = rng.integers(n_strata, size=n_cells)
         treatment = rng.choice(3, size=n_cells, p=[0.3, 0.4, 0.3])
         state = rng.normal(size=(n_cells, n_genes))
-        outcome = 3.0 + stratum[:, None] + state + (treatment == 0)[:, None] * (1 + state) + rng.normal(size=state.shape)
+        outcome = (
+            3.0 + stratum[:, None] + state + (treatment == 0)[:, None] * (1 + state) + rng.normal(size=state.shape)
+        )
         return Cells(
             outcome=outcome,
             predicted=4.2 + stratum[:, None] + 1.5 * state + 0.3 * rng.normal(size=state.shape),

@@ -97,7 +97,9 @@ def test_adata_can_be_plotted_by_scanpy(effects):
 
 
 def test_without_stratum_keys(make_cells):
-    result = marginal_effects([("a", make_cells(n_strata=1).sums())], strata=pd.DataFrame(index=[0]), genes=list("wxyz"))
+    result = marginal_effects(
+        [("a", make_cells(n_strata=1).sums())], strata=pd.DataFrame(index=[0]), genes=list("wxyz")
+    )
     assert result.to_frame().columns.tolist() == [name for name in COLUMNS if name not in ("cell_type", "donor")]
     assert result.to_adata().obs_names.tolist() == ["a"]
 

@@ -83,7 +83,9 @@ def test_the_structure_is_that_of_scanpy(adata):
     assert ours["params"]["stratum"] == {"cell_type": "B"}
 
 
-@pytest.mark.parametrize("plot", ["", "_heatmap", "_dotplot", "_matrixplot", "_violin", "_stacked_violin", "_tracksplot"])
+@pytest.mark.parametrize(
+    "plot", ["", "_heatmap", "_dotplot", "_matrixplot", "_violin", "_stacked_violin", "_tracksplot"]
+)
 def test_the_plots_of_scanpy_work(adata, plot):
     rank_effects(adata, estimate(adata), stratum={"cell_type": "B"})
     options = {"groups": ["STAT1"]} if plot == "_violin" else {}

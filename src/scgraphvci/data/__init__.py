@@ -2,7 +2,6 @@
 
 from scgraphvci.data._fields import (
     ContinuousField,
-    OutcomeField,
     SizeFactorField,
     SplitField,
     StratumField,
@@ -10,6 +9,7 @@ from scgraphvci.data._fields import (
 )
 from scgraphvci.data._graph_field import GraphField
 from scgraphvci.data._moments import StratumMoments, stratum_moments
+from scgraphvci.data._outcome_field import OutcomeField
 from scgraphvci.data._treatments import TreatmentTable
 
 __all__ = [

@@ -1,26 +1,18 @@
-"""Registration of expression, treatment, strata, continuous covariates, size factors and the split with scvi-tools.
+"""Registration of treatment, strata, continuous covariates, size factors and the split with scvi-tools.
 
-Every field takes `mod_key`, the MuData modality that holds its data, so that one class serves AnnData and MuData.
 Discrete variables enter minibatches as one integer code per cell; the table the code points into lives in the registry.
 """
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from rich.table import Table
-from scvi.data.fields import BaseAnnDataField
 
 from scgraphvci._constants import KEYS, SPLITS
-from scgraphvci.data._read import (
-    finite_blocks,
-    modality,
-    require_column,
-    require_unique_names,
-)
+from scgraphvci.data._read import require_column, require_number
+from scgraphvci.data._screen_field import ScreenField
 from scgraphvci.data._treatments import TreatmentTable, build_treatment_table, extend_treatment_table
 
 if TYPE_CHECKING:
@@ -29,136 +21,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-logger = logging.getLogger(__name__)
 
-
-class _Field(BaseAnnDataField):
-    """What our fields share: a modality, and a plain registry entry."""
-
-    _registry_key: str
-    _attr_name: str = "obs"
-
-    def __init__(self, mod_key: str | None = None) -> None:
-        super().__init__()
-        self._mod_key = mod_key
-
-    @property
-    def registry_key(self) -> str:
-        """Key in the registry and in minibatches."""
-        return self._registry_key
-
-    @property
-    def attr_name(self) -> str:
-        """AnnData attribute that minibatches read."""
-        return self._attr_name
-
-    @property
-    def attr_key(self) -> str | None:
-        """Key in that attribute."""
-        return f"_{self._registry_key}"
-
-    @property
-    def mod_key(self) -> str | None:
-        """MuData modality."""
-        return self._mod_key
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing is to be registered."""
-        return False
-
-    def validate_field(self, adata: AnnData | MuData) -> None:
-        """Check the input; nothing is written before this has passed."""
-
-    def register_field(self, adata: AnnData | MuData) -> dict[str, Any]:
-        """Validate, write codes, return the state."""
-        self.validate_field(adata)
-        return {}
-
-    def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData | MuData, **kwargs: Any) -> dict:
-        """Validate and code new data against the saved state; levels are never extended."""
-        return self.register_field(adata_target)
-
-    def get_summary_stats(self, state_registry: dict[str, Any]) -> dict[str, int]:
-        """Return sizes for the model."""
-        return {}
-
-    def view_state_registry(self, state_registry: dict[str, Any]) -> Table | None:
-        """Return nothing: the summary statistics say it all."""
-        return None
-
-    def _table(self, adata: AnnData | MuData) -> AnnData:
-        return modality(adata, self._mod_key)
-
-    def _write(self, adata: AnnData | MuData, codes: np.ndarray) -> None:
-        self._table(adata).obs[self.attr_key] = codes.astype(np.int32)
-
-
-class OutcomeField(_Field):
-    """Expression: `X` or a layer, dense or sparse, in memory or backed."""
-
-    _registry_key = KEYS.OUTCOME
-
-    def __init__(self, layer: str | None, mod_key: str | None = None) -> None:
-        super().__init__(mod_key)
-        self._layer = layer
-        self._attr_name = "X" if layer is None else "layers"
-
-    @property
-    def attr_key(self) -> str | None:
-        """Layer name, or None for `X`."""
-        return self._layer
-
-    def validate_field(self, adata: AnnData | MuData) -> None:
-        """Check shape and names; values are checked while their statistics are taken."""
-        table = self._table(adata)
-        require_unique_names(table)
-        if self._layer is not None and self._layer not in table.layers:
-            msg = f"Layer {self._layer!r} not found. Layers: {list(table.layers)}; `layer=None` uses X."
-            raise KeyError(msg)
-        if self._layer is None and table.X is None:
-            msg = "`adata.X` is None. Name the layer that holds expression with `layer=`."
-            raise ValueError(msg)
-
-    def register_field(self, adata: AnnData | MuData) -> dict[str, Any]:
-        """Return gene names and what the values look like."""
-        self.validate_field(adata)
-        table = self._table(adata)
-        integer, smallest, largest = True, np.inf, -np.inf
-        for block in finite_blocks(self.get_field_data(adata), "X" if self._layer is None else f"layer {self._layer!r}"):
-            integer = integer and bool(np.all(block == np.round(block)))
-            smallest, largest = min(smallest, float(block.min())), max(largest, float(block.max()))
-        return {
-            "var_names": [str(name) for name in table.var_names],
-            "n_obs": int(table.n_obs),
-            "n_vars": int(table.n_vars),
-            "integer": integer,
-            "min": smallest,
-            "max": largest,
-        }
-
-    def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData | MuData, **kwargs: Any) -> dict:
-        """Register new data; genes must be the same, in the same order."""
-        expected = list(state_registry["var_names"])
-        found = [str(name) for name in self._table(adata_target).var_names]
-        if found != expected:
-            missing = sorted(set(expected) - set(found))
-            if missing:
-                msg = f"{len(missing)} of {len(expected)} genes of the model are missing, such as {missing[:5]}."
-            else:
-                msg = (
-                    "The data hold other genes, or in another order, than the model. "
-                    "Pass `adata[:, model.get_var_names()].copy()`."
-                )
-            raise ValueError(msg)
-        return self.register_field(adata_target)
-
-    def get_summary_stats(self, state_registry: dict[str, Any]) -> dict[str, int]:
-        """Return numbers of genes and cells."""
-        return {"n_vars": state_registry["n_vars"], "n_cells": state_registry["n_obs"]}
-
-
-class TreatmentField(_Field):
+class TreatmentField(ScreenField):
     """Treatment: one code per cell into a table of multi-hot vectors times dose."""
 
     _registry_key = KEYS.TREATMENT
@@ -181,17 +45,20 @@ class TreatmentField(_Field):
 
     def validate_field(self, adata: AnnData | MuData) -> None:
         """Check that the columns exist and that some cells are controls and some are not."""
-        treatments = self._treatments(adata)
-        levels = treatments.unique()
+        if len(self.require_control(adata)) < 2:
+            msg = f"obs[{self._perturbation_key!r}] holds only the control {self._control!r}; a screen has treatments."
+            raise ValueError(msg)
+
+    def require_control(self, adata: AnnData | MuData) -> list[str]:
+        """Return the levels of the treatment; raise if the control is not among them."""
+        levels = sorted(self._treatments(adata).unique())
         if self._control not in levels:
             msg = (
                 f"Control {self._control!r} has no cells in obs[{self._perturbation_key!r}]. "
-                f"Levels: {sorted(levels)[:20]}. Name one of them with `control=`."
+                f"Levels: {levels[:20]}. Name one of them with `control=`."
             )
             raise ValueError(msg)
-        if len(levels) < 2:
-            msg = f"obs[{self._perturbation_key!r}] holds only the control {self._control!r}; a screen needs a treatment."
-            raise ValueError(msg)
+        return levels
 
     def register_field(self, adata: AnnData | MuData) -> dict[str, Any]:
         """Build the treatment table and write the codes."""
@@ -203,23 +70,20 @@ class TreatmentField(_Field):
             msg = f"No cell has a dose above 0 in obs[{self._dose_key!r}]; a screen needs a treatment."
             raise ValueError(msg)
         self._write(adata, codes)
-        return self._state(adata, table, codes)
+        trained = np.any(table.design[np.unique(codes[self._train(adata)])] != 0, axis=0)
+        untrained = [name for name, seen in zip(table.perturbations, trained, strict=True) if not seen]
+        return {**table.to_state(), "perturbation_key": self._perturbation_key, "untrained": untrained}
 
     def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData | MuData, **kwargs: Any) -> dict:
         """Code new data against the saved perturbations; new doses and combinations of them are fine."""
         saved = TreatmentTable.from_state(state_registry)
         table, codes = extend_treatment_table(saved, self._treatments(adata_target), self._doses(adata_target))
         self._write(adata_target, codes)
-        return self._state(adata_target, table, codes)
+        return {**state_registry, **table.to_state()}
 
     def get_summary_stats(self, state_registry: dict[str, Any]) -> dict[str, int]:
         """Return the number of single perturbations."""
         return {"n_perturbations": len(state_registry["perturbations"])}
-
-    def _state(self, adata: AnnData | MuData, table: TreatmentTable, codes: np.ndarray) -> dict[str, Any]:
-        trained = np.any(table.design[np.unique(codes[self._train(adata)])] != 0, axis=0)
-        untrained = [name for name, seen in zip(table.perturbations, trained, strict=True) if not seen]
-        return {**table.to_state(), "perturbation_key": self._perturbation_key, "untrained": untrained}
 
     def _treatments(self, adata: AnnData | MuData) -> pd.Series:
         return require_column(self._table(adata), self._perturbation_key, "perturbation_key").astype(str)
@@ -230,13 +94,10 @@ class TreatmentField(_Field):
         return require_column(self._table(adata), self._dose_key, "dose_key", allow_missing=True)
 
     def _train(self, adata: AnnData | MuData) -> np.ndarray:
-        table = self._table(adata)
-        if self._split_key is None or self._split_key not in table.obs:
-            return np.ones(table.n_obs, dtype=bool)
-        return np.asarray(table.obs[self._split_key].astype(str) == SPLITS.TRAIN)
+        return training_cells(self._table(adata), self._split_key)
 
 
-class StratumField(_Field):
+class StratumField(ScreenField):
     """Categorical covariates: one code per cell into a table of their observed joint levels (strata)."""
 
     _registry_key = KEYS.STRATUM
@@ -260,7 +121,7 @@ class StratumField(_Field):
             if unknown:
                 msg = f"Unknown levels {unknown[:10]} in obs[{key!r}]. The model knows {levels[key][:20]}."
                 raise ValueError(msg)
-        strata = np.asarray(state_registry["strata"], dtype=np.int64).reshape(-1, len(self._keys))
+        strata = np.asarray(state_registry["strata"], dtype=np.int64)
         return self._code(adata_target, columns, levels, strata)
 
     def get_summary_stats(self, state_registry: dict[str, Any]) -> dict[str, int]:
@@ -279,17 +140,19 @@ class StratumField(_Field):
         codes = np.empty((n_obs, len(self._keys)), dtype=np.int64)
         for j, (key, column) in enumerate(columns.items()):
             codes[:, j] = pd.Categorical(column, categories=levels[key]).codes
-        rows, inverse = np.unique(codes, axis=0, return_inverse=True) if self._keys else (codes[:1], np.zeros(n_obs, int))
+        rows, inverse = codes[:1], np.zeros(n_obs, dtype=np.int64)  # without covariates all cells are one stratum
+        if self._keys:
+            rows, inverse = np.unique(codes, axis=0, return_inverse=True)
         row_of = {tuple(row): i for i, row in enumerate(known.tolist())}
         fresh = [row for row in rows.tolist() if tuple(row) not in row_of]
         row_of.update({tuple(row): len(known) + i for i, row in enumerate(fresh)})
         lookup = np.array([row_of[tuple(row)] for row in rows.tolist()], dtype=np.int64)
         self._write(adata, lookup[inverse.ravel()])
-        strata = np.vstack([known, np.asarray(fresh, dtype=np.int64).reshape(-1, len(self._keys))])
+        strata = np.vstack([known, np.asarray(fresh, dtype=np.int64).reshape(len(fresh), len(self._keys))])
         return {"levels": levels, "strata": strata}
 
 
-class ContinuousField(_Field):
+class ContinuousField(ScreenField):
     """Continuous covariates, standardised by the training cells."""
 
     _registry_key = KEYS.CONTINUOUS
@@ -313,10 +176,7 @@ class ContinuousField(_Field):
     def register_field(self, adata: AnnData | MuData) -> dict[str, Any]:
         """Take mean and standard deviation over training cells and write standardised values."""
         values = self._values(adata)
-        table = self._table(adata)
-        train = np.ones(table.n_obs, dtype=bool)
-        if self._split_key is not None and self._split_key in table.obs:
-            train = np.asarray(table.obs[self._split_key].astype(str) == SPLITS.TRAIN)
+        train = training_cells(self._table(adata), self._split_key)
         mean, sd = values[train].mean(axis=0), values[train].std(axis=0)
         return self._standardise(adata, values, mean, np.where(sd > 0, sd, 1.0))
 
@@ -330,17 +190,16 @@ class ContinuousField(_Field):
         return {"n_continuous_covariates": len(state_registry.get("keys", []))}
 
     def _values(self, adata: AnnData | MuData) -> np.ndarray:
-        columns = [
-            require_number(require_column(self._table(adata), key, "continuous_covariate_keys"), key) for key in self._keys
-        ]
-        return np.column_stack(columns)
+        table = self._table(adata)
+        columns = [require_column(table, key, "continuous_covariate_keys") for key in self._keys]
+        return np.column_stack([require_number(column, str(column.name)) for column in columns])
 
     def _standardise(self, adata: AnnData | MuData, values: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> dict:
         self._table(adata).obsm[self.attr_key] = ((values - mean) / sd).astype(np.float32)
         return {"keys": self._keys, "mean": mean, "sd": sd}
 
 
-class SizeFactorField(_Field):
+class SizeFactorField(ScreenField):
     """Library size or size factor of each cell, used by count likelihoods in place of the row sum."""
 
     _registry_key = KEYS.SIZE_FACTOR
@@ -363,11 +222,11 @@ class SizeFactorField(_Field):
         """Check that all size factors are positive and finite."""
         values = require_number(require_column(self._table(adata), str(self._key), "size_factor_key"), str(self._key))
         if np.any(values <= 0):
-            msg = f"obs[{self._key!r}] holds size factors of 0 or below (smallest {values.min()}); they must be positive."
+            msg = f"obs[{self._key!r}] holds size factors of {values.min()}; all must be above 0."
             raise ValueError(msg)
 
 
-class SplitField(_Field):
+class SplitField(ScreenField):
     """The split column: "train", "test" and "ood" cells. Never part of minibatches."""
 
     _registry_key = KEYS.SPLIT
@@ -413,22 +272,8 @@ class SplitField(_Field):
         return {"split_key": self._key}
 
 
-def require_number(column: pd.Series, key: str) -> np.ndarray:
-    """Return a column as float64.
-
-    Raises
-    ------
-    TypeError
-        If it is not numeric.
-    ValueError
-        If it holds infinite values.
-    """
-    try:
-        values = column.to_numpy(dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        msg = f"obs[{key!r}] is not numeric (dtype {column.dtype}). Give a numeric column or register it as categorical."
-        raise TypeError(msg) from error
-    if not np.all(np.isfinite(values)):
-        msg = f"obs[{key!r}] holds {int((~np.isfinite(values)).sum())} infinite values. Remove or replace those cells."
-        raise ValueError(msg)
-    return values
+def training_cells(adata: AnnData, split_key: str | None) -> np.ndarray:
+    """Return whether each cell is for training, shape ``(n_cells,)``; all are where there is no split column."""
+    if split_key is None or split_key not in adata.obs:
+        return np.ones(adata.n_obs, dtype=bool)
+    return np.asarray(adata.obs[split_key].astype(str) == SPLITS.TRAIN)

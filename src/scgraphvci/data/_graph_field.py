@@ -5,18 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from scipy import sparse
 
 from scgraphvci._constants import KEYS
-from scgraphvci.data._fields import _Field
+from scgraphvci.data._screen_field import ScreenField
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
 
-class GraphField(_Field):
+class GraphField(ScreenField):
     """The GRN in `varp` and gene features in `varm`, kept in the registry and out of minibatches.
 
     New data need no network of their own: the model keeps the one it was set up with. scvi-tools slices var-axis
@@ -66,9 +65,11 @@ class GraphField(_Field):
 def _edges(adata: AnnData, key: str) -> tuple[np.ndarray, np.ndarray]:
     """Edge list (source, target) and weights of a network in `varp`."""
     if key not in adata.varp:
-        msg = f"`grn_key`: {key!r} not found in varp. Keys: {list(adata.varp)}. Add a network with `scgraphvci.grn.add_grn`."
+        msg = f"`grn_key`: {key!r} not found in varp. Keys: {list(adata.varp)}. Add one with `scgraphvci.grn.add_grn`."
         raise KeyError(msg)
-    network = sparse.coo_array(sparse.csr_array(adata.varp[key]))  # by way of CSR: repeated entries are summed
+    network = sparse.csr_array(adata.varp[key], copy=True)
+    network.sum_duplicates()
+    network = network.tocoo()
     weight = network.data.astype(np.float32)
     if not np.all(np.isfinite(weight)):
         msg = f"varp[{key!r}] holds {int((~np.isfinite(weight)).sum())} NaN or infinite weights. Remove those edges."
@@ -88,9 +89,9 @@ def _features(adata: AnnData, key: str) -> np.ndarray:
     if key not in adata.varm:
         msg = f"`gene_features_key`: {key!r} not found in varm. Keys: {list(adata.varm)}."
         raise KeyError(msg)
-    values = adata.varm[key]
-    values = values.to_numpy() if isinstance(values, pd.DataFrame) else values
-    values = np.asarray(values.toarray() if sparse.issparse(values) else values, dtype=np.float32)
+    stored = adata.varm[key]
+    dense = stored.toarray() if sparse.issparse(stored) else stored
+    values = np.asarray(dense, dtype=np.float32)
     if values.ndim != 2 or not np.all(np.isfinite(values)):
         msg = f"varm[{key!r}] must be a finite matrix of shape (n_genes, n_features); got shape {values.shape}."
         raise ValueError(msg)

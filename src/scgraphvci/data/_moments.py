@@ -125,13 +125,12 @@ def stratum_moments(
         if library is not None and library_size is not None:
             scale = library_size / library[cells[start : start + values.shape[0]]]
             values = sparse.diags_array(scale) @ values if sparse.issparse(values) else values * scale[:, None]
-            input_total += np.asarray(values.log1p().sum(axis=0) if sparse.issparse(values) else np.log1p(values).sum(axis=0)).ravel()
+            inputs = values.log1p() if sparse.issparse(values) else np.log1p(values)
         else:
-            input_total += np.asarray(values.sum(axis=0)).ravel()
+            inputs = values
+        input_total += np.asarray(inputs.sum(axis=0)).ravel()
         rows = row_of_cell[start : start + values.shape[0]]
-        members = sparse.csr_array(
-            (np.ones(rows.size), (rows, np.arange(rows.size))), shape=(observed.size, rows.size)
-        )
+        members = sparse.csr_array((np.ones(rows.size), (rows, np.arange(rows.size))), shape=(observed.size, rows.size))
         total += _dense(members @ values)
         squares += _dense(members @ (values.power(2) if sparse.issparse(values) else values**2))
     mean = total / n_cells[:, None]

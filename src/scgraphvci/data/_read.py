@@ -63,6 +63,27 @@ def require_column(adata: AnnData, key: str, argument: str, *, allow_missing: bo
     return column
 
 
+def require_number(column: pd.Series, key: str) -> np.ndarray:
+    """Return a column as float64.
+
+    Raises
+    ------
+    TypeError
+        If it is not numeric.
+    ValueError
+        If it holds infinite values.
+    """
+    try:
+        values = column.to_numpy(dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        msg = f"obs[{key!r}] is not numeric (dtype {column.dtype}). Give numbers, or register it as categorical."
+        raise TypeError(msg) from error
+    if not np.all(np.isfinite(values)):
+        msg = f"obs[{key!r}] holds {int((~np.isfinite(values)).sum())} infinite values. Remove or replace those cells."
+        raise ValueError(msg)
+    return values
+
+
 def require_unique_names(adata: AnnData) -> None:
     """Check that there are cells and genes, and that their names are unique.
 

@@ -43,19 +43,13 @@ class SimulationParameters:
 
     def __post_init__(self) -> None:
         """Refuse impossible options."""
-        most_pairs = self.n_treatments * (self.n_cell_types - 1)
-        whole = {
-            "n_genes": (2, None),
-            "n_regulators": (1, self.n_genes),
-            "n_perturbations": (1, self.regulator_count),
-            "n_cell_types": (1, None),
-            "n_donors": (1, None),
-            "n_combinations": (0, comb(self.n_perturbations, 2) if self.n_perturbations > 0 else 0),
-            "n_ood_pairs": (0, most_pairs),
-            "seed": (0, None),
-        }
-        for name, (low, high) in whole.items():
-            check_whole(name, getattr(self, name), low, high)
+        for name in ("n_genes", "n_perturbations", "n_cell_types", "n_donors", "n_combinations", "seed"):
+            lowest = {"n_genes": 2, "n_combinations": 0, "seed": 0}.get(name, 1)
+            check_whole(name, getattr(self, name), lowest)
+        for name, lowest in (("n_regulators", 1), ("n_ood_pairs", 0)):
+            if getattr(self, name) is not None:
+                check_whole(name, getattr(self, name), lowest)
+        self._check_sizes()
         unbounded = ("treatment_imbalance", "effect_strength", "state_strength", "donor_strength", "activity_noise")
         for name in (*unbounded, "prior_false"):
             _check_number(name, getattr(self, name), 0, np.inf)
@@ -72,6 +66,18 @@ class SimulationParameters:
             msg = f"combination_sep={sep!r} must be a non-empty string without letters or digits, such as '+'."
             raise ValueError(msg)
         self._check_doses()
+
+    def _check_sizes(self) -> None:
+        for name, most, what in (
+            ("n_regulators", self.n_genes, "the number of genes"),
+            ("n_perturbations", self.regulator_count, "the number of regulators"),
+            ("n_combinations", comb(self.n_perturbations, 2), "the number of pairs of perturbations"),
+            ("n_ood_pairs", self.n_treatments * (self.n_cell_types - 1), "treatments x (cell types - 1)"),
+        ):
+            value = getattr(self, name)
+            if value is not None and value > most:
+                msg = f"{name}={value!r} must be at most {most}, {what}."
+                raise ValueError(msg)
 
     def _check_doses(self) -> None:
         if self.doses is None:
@@ -96,10 +102,10 @@ class SimulationParameters:
 
     @property
     def ood_pair_count(self) -> int:
-        """Number of held-out treatment x cell type pairs, by default a quarter of the treatments, in one type each."""
+        """Number of held-out treatment x cell type pairs, by default half of the treatments, in one type each."""
         if self.n_ood_pairs is not None:
             return self.n_ood_pairs
-        return max(1, self.n_treatments // 4) if self.n_cell_types > 1 else 0
+        return max(1, self.n_treatments // 2) if self.n_cell_types > 1 else 0
 
     def as_dict(self) -> dict[str, int | float | str | npt.NDArray[np.float64]]:
         """The options as an AnnData file can hold them: those left at None are absent."""
@@ -107,16 +113,11 @@ class SimulationParameters:
         return {k: np.asarray(v, dtype=np.float64) if k == "doses" else v for k, v in given.items()}
 
 
-def check_whole(name: str, value: object, low: int, high: int | None = None) -> None:
-    """Raise ValueError unless `value` is None or a whole number in [low, high]."""
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        msg = f"{name}={value!r} must be a whole number."
-        raise ValueError(msg)
-    if value < low or (high is not None and value > high):
-        allowed = f"at least {low}" if high is None else f"between {low} and {high}"
-        msg = f"{name}={value!r} must be {allowed}."
+def check_whole(name: str, value: object, lowest: int) -> None:
+    """Raise ValueError unless `value` is a whole number of at least `lowest`."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < lowest:  # type: ignore[operator]
+        msg = f"{name}={value!r} must be a whole number of at least {lowest}."
         raise ValueError(msg)
 
 

@@ -46,6 +46,10 @@ class Cells(NamedTuple):
     state: FloatArray
     activity: FloatArray  # (n, n_regulators)
 
+    def take(self, rows: IntArray | slice) -> Cells:
+        """Return some of the cells."""
+        return Cells(self.cell_type[rows], self.donor[rows], self.state[rows], self.activity[rows])
+
 
 class Block(NamedTuple):
     """A block of simulated cells."""
@@ -65,8 +69,8 @@ class Mechanism:
 
     The log rate of gene j in a cell of type x is ``profile[x, j] + donor[d, j] + state * loading[j]`` plus the cell's
     regulator activities and the pushes of its treatment, both carried along the GRN of its type by
-    ``propagation[x] = (I - A_x)^-1 D_x``: A_x holds the gated weights among regulators, D_x those from regulators to all genes
-    with the identity at the regulators themselves. The GRN is acyclic, so this sums every path.
+    ``propagation[x] = (I - A_x)^-1 D_x``. A_x holds the gated weights among regulators, D_x those from regulators to
+    all genes with the identity at the regulators themselves. The GRN is acyclic, so this sums every path.
 
     Attributes
     ----------
@@ -160,7 +164,6 @@ class Screen:
         cell_type = rng.integers(p.n_cell_types, size=BLOCK_SIZE)
         donor = rng.integers(p.n_donors, size=BLOCK_SIZE)
         state = rng.normal(size=BLOCK_SIZE)
-        # Activities are kept at the precision they are stored in, so that stored truth is exact.
         activity = _stored(p.activity_noise * rng.normal(size=(BLOCK_SIZE, len(self.network.regulators))))
         library = p.median_library * np.exp(0.35 * rng.normal(size=BLOCK_SIZE))
         cumulative = self.treatment_probability.cumsum(axis=1)[cell_type]
@@ -168,7 +171,7 @@ class Screen:
         dose = np.where(treatment > 0, rng.choice(p.doses or (1.0,), size=BLOCK_SIZE), 0.0)
         split_draw = rng.random(BLOCK_SIZE)
 
-        cells = Cells(cell_type[:n], donor[:n], state[:n], activity[:n])
+        cells = Cells(cell_type, donor, state, activity).take(slice(n))
         log_rate = self.mechanism.control_log_rate(cells)
         log_normaliser = np.log(np.exp(log_rate).sum(axis=1))
         log_rate += self.mechanism.shift(cells, self._push(treatment[:n], dose[:n]))
@@ -192,7 +195,8 @@ def dose_response(dose: FloatArray, largest: float) -> FloatArray:
     return relative * (1 + HALF_DOSE) / (relative + HALF_DOSE)
 
 
-def _stored(values: FloatArray) -> FloatArray:
+def _stored(values: npt.NDArray[np.floating]) -> FloatArray:
+    # What an AnnData holds is float32: drawing with the rounded values makes the stored truth exact.
     return values.astype(np.float32).astype(np.float64)
 
 
@@ -214,10 +218,10 @@ def _draw_network(rng: np.random.Generator, p: SimulationParameters) -> Network:
     sign = np.where(rng.random(len(source)) < 0.7, 1.0, -1.0)
     target = np.concatenate(targets)
     # Shrunk inputs of regulators keep their variance from growing down the hierarchy.
-    shrinkage = np.where(np.isin(target, regulators), np.sqrt(in_degree[target]), 1.0)
+    shrinkage = np.where(np.isin(target, regulators), np.sqrt(in_degree[target]), 1)
     weight = _stored(sign * rng.uniform(0.5, 1.3, size=len(source)) / shrinkage)
     closed = rng.random((p.n_cell_types, len(source))) < 0.5
-    return Network(regulators, source, target, weight, 1 - p.interaction * closed)
+    return Network(regulators, source, target, weight, np.where(closed, 1 - p.interaction, 1.0))
 
 
 def _draw_mechanism(rng: np.random.Generator, p: SimulationParameters, network: Network) -> Mechanism:

@@ -36,7 +36,7 @@ class TreatmentTable:
     design
         The observed treatment vectors, shape ``(n_conditions, n_perturbations)``, float32.
     default_dose
-        Most frequent training dose of each treatment name.
+        Most frequent training dose above 0 of each treatment name.
     """
 
     perturbations: tuple[str, ...]
@@ -75,6 +75,19 @@ class TreatmentTable:
             vector[index[member]] = amount
         return vector
 
+    def usual_dose(self, treatment: str) -> str:
+        """Return the dose, as text, at which a treatment is meant where none is given; "" for control and without doses.
+
+        That is its most frequent training dose; for a combination never seen, the most frequent one of each member.
+        """
+        members = self.members(treatment)
+        if self.max_dose is None or not members:
+            return ""
+        if treatment in self.default_dose:
+            return self.default_dose[treatment]
+        doses = self._usual_doses(treatment, members)
+        return (self.combination_sep or "").join(_number_text(doses[member]) for member in members)
+
     def _amounts(self, treatment: str, members: list[str], dose: Dose) -> list[float]:
         """Doses of the members, scaled by the largest training dose."""
         if not members:
@@ -84,20 +97,26 @@ class TreatmentTable:
                 msg = f"A dose ({dose!r}) was given for {treatment!r}, but no `dose_key` was registered at setup."
                 raise ValueError(msg)
             return [1.0] * len(members)
+        largest = [float(self.max_dose[self.perturbations.index(member)]) for member in members]
         if dose is None:
-            dose = self.default_dose.get(treatment)
-        if dose is None:  # a combination never seen: every member at its own most frequent dose
-            text = [self.default_dose.get(member) for member in members]
-            amounts = [
-                float(self.max_dose[self.perturbations.index(member)]) if amount is None else float(amount)
-                for amount, member in zip(text, members, strict=True)
-            ]
+            usual = self._usual_doses(treatment, members)
+            amounts = [usual[member] for member in members]
         else:
-            amounts = parse_dose(dose, len(members), self.combination_sep, treatment)
-        return [
-            amount / float(self.max_dose[self.perturbations.index(member)])
-            for amount, member in zip(amounts, members, strict=True)
-        ]
+            amounts = member_doses(dose, treatment, self.control, self.combination_sep)
+        return [amount / most for amount, most in zip(amounts, largest, strict=True)]
+
+    def _usual_doses(self, treatment: str, members: list[str]) -> dict[str, float]:
+        """Most frequent dose of each member: in this treatment, whatever its order; else alone; else its largest."""
+        known = treatment if treatment in self.default_dose else None
+        if known is None:
+            known = next((name for name in self.default_dose if set(self.members(name)) == set(members)), None)
+        largest = dict(zip(self.perturbations, np.asarray(self.max_dose, dtype=float).tolist(), strict=True))
+        usual = {member: largest[member] for member in members}
+        for name in members if known is None else [known]:
+            if name in self.default_dose:
+                amounts = member_doses(self.default_dose[name], name, self.control, self.combination_sep)
+                usual.update(zip(self.members(name), amounts, strict=True))
+        return usual
 
     def condition(self, vector: np.ndarray) -> int | None:
         """Return the row of `design` equal to a treatment vector, or None if it was never observed."""
@@ -135,10 +154,7 @@ class TreatmentTable:
 
 def split_combination(treatment: str, control: str, sep: str | None) -> list[str]:
     """Return the members of a treatment name; members equal to the control are left out ("A+control" is "A")."""
-    if treatment == control:
-        return []
-    parts = [part.strip() for part in treatment.split(sep)] if sep else [treatment]
-    members = [part for part in parts if part != control]
+    members = [part for part in _parts(treatment, control, sep) if part != control]
     if any(not member for member in members):
         msg = f"Treatment {treatment!r} has an empty member around {sep!r}. Rename it or choose another separator."
         raise ValueError(msg)
@@ -146,6 +162,30 @@ def split_combination(treatment: str, control: str, sep: str | None) -> list[str
         msg = f"Treatment {treatment!r} names a perturbation twice. Give the dose instead."
         raise ValueError(msg)
     return members
+
+
+def _parts(treatment: str, control: str, sep: str | None) -> list[str]:
+    """Return the parts of a treatment name, control included; the control's own name is never split."""
+    return [part.strip() for part in treatment.split(sep)] if sep and treatment != control else [treatment]
+
+
+def member_doses(dose: Dose, treatment: str, control: str, sep: str | None) -> list[float]:
+    """Return one dose per member; text with one dose per part of the name may hold any dose of the control.
+
+    Raises
+    ------
+    ValueError
+        As :func:`parse_dose`.
+    """
+    parts = _parts(treatment, control, sep)
+    members = split_combination(treatment, control, sep)
+    if not members:
+        return []
+    if sep and isinstance(dose, str):
+        given = dose.split(sep)
+        if len(given) == len(parts):
+            dose = sep.join(text for text, part in zip(given, parts, strict=True) if part != control)
+    return parse_dose(dose, len(members), sep, treatment)
 
 
 def parse_dose(dose: Dose, n_members: int, sep: str | None, treatment: str) -> list[float]:
@@ -205,15 +245,16 @@ def build_treatment_table(
     default: dict[str, str] = {}
     if doses is not None:
         index = {name: i for i, name in enumerate(perturbations)}
+        amounts = [member_doses(text, name, control, combination_sep) for name, text in zip(names, texts, strict=True)]
         trained, overall = np.zeros(len(perturbations)), np.zeros(len(perturbations))
-        for name, text, group, n in zip(names, texts, members, n_train, strict=True):
-            for member, amount in zip(group, parse_dose(text, len(group), combination_sep, name), strict=True):
+        for i, group in enumerate(members):
+            for member, amount in zip(group, amounts[i], strict=True):
                 overall[index[member]] = max(overall[index[member]], amount)
-                if n > 0:
+                if n_train[i] > 0:
                     trained[index[member]] = max(trained[index[member]], amount)
         max_dose = np.where(trained > 0, trained, np.where(overall > 0, overall, 1.0))
         for i in np.argsort(-n_train, kind="stable"):
-            if members[i]:
+            if any(amounts[i]):
                 default.setdefault(names[i], texts[i])
     table = TreatmentTable(
         perturbations=tuple(perturbations),
@@ -259,23 +300,17 @@ def _key(vector: np.ndarray) -> bytes:
     return (np.round(vector.astype(np.float64), 6) + 0.0).tobytes()
 
 
-def _observed(
-    treatments: pd.Series, doses: pd.Series | None, control: str
-) -> tuple[np.ndarray, list[str], list[str]]:
+def _observed(treatments: pd.Series, doses: pd.Series | None, control: str) -> tuple[np.ndarray, list[str], list[str]]:
     """Code of each cell into the distinct (treatment, dose) pairs; control's dose is "", whatever the column says."""
     name_code, names = pd.factorize(treatments)
     if doses is None:
         return name_code, [str(name) for name in names], [""] * len(names)
     dose_code, values = pd.factorize(doses.astype(object), use_na_sentinel=False)
-    texts = np.array([value if isinstance(value, str) else _number_text(value) for value in values] + [""], dtype=object)
+    texts = [*(value if isinstance(value, str) else _number_text(value) for value in values), ""]
     dose_code[np.asarray(treatments == control)] = len(values)
-    pair, first = np.unique(name_code * (len(texts)) + dose_code, return_index=True)
-    order = np.argsort(first)
-    inverse = np.empty(len(pair), dtype=np.int64)
-    inverse[order] = np.arange(len(pair))
-    code = inverse[np.searchsorted(pair, name_code * len(texts) + dose_code)]
-    distinct = pair[order]
-    return code, [str(names[p // len(texts)]) for p in distinct], [str(texts[p % len(texts)]) for p in distinct]
+    code, pairs = pd.factorize(name_code * len(texts) + dose_code)
+    distinct = [divmod(int(pair), len(texts)) for pair in pairs]
+    return code, [str(names[name]) for name, _ in distinct], [texts[dose] for _, dose in distinct]
 
 
 def _number_text(value: Any) -> str:

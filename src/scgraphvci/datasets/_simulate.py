@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -55,13 +55,13 @@ def simulate(
     where :math:`P_x = (I - A_x)^{-1} D_x` sums the paths, :math:`p_r(t) = -` `effect_strength` times the response to
     the dose, :math:`g_r(z) = 2\,\mathrm{sigmoid}(\pm 2\,\mathrm{state\_strength}\, z)` and :math:`S = 3`. :math:`N`
     makes the rates of the cell under control sum to 1. Counts are negative binomial with mean library x rate and
-    variance mean + `dispersion` x mean². Cell type and donor are independent of all else; treatments are drawn given the cell
-    type, so within a stratum they are independent of state, activities and library.
+    variance mean + `dispersion` x mean². Cell type and donor are independent of all else; treatments are drawn given
+    the cell type, so within a stratum they are independent of state, activities and library.
 
     Parameters
     ----------
     n_cells, n_genes, n_perturbations, n_cell_types, n_donors
-        Sizes. A smaller `n_cells` gives the first cells of a larger one; only the default doses of the truth may differ.
+        Sizes. A smaller `n_cells` gives the first cells of a larger one; only default doses of the truth may differ.
     n_regulators
         Number of regulators; by default a tenth of the genes, at least `n_perturbations`.
     n_combinations
@@ -70,8 +70,8 @@ def simulate(
     combination_sep
         Joins the names of a combination.
     doses
-        Positive doses, drawn uniformly for each treated cell and shared by the members of a combination. The response is
-        :math:`1.5 u / (u + 0.5)` with :math:`u` the dose divided by the largest. None: all at full effect, no doses.
+        Positive doses, drawn uniformly for each treated cell and shared by the members of a combination. The response
+        is :math:`1.5 u / (u + 0.5)` with :math:`u` the dose divided by the largest. None: no doses, all at full effect.
     control_share
         Share of control cells in every cell type.
     treatment_imbalance
@@ -82,8 +82,8 @@ def simulate(
         In each cell type a random half of the edges has its weight multiplied by ``1 - interaction``: 0 gives the same
         response in all types, 1 switches those edges off.
     state_strength
-        Standard deviation over genes of the state's effect on log rates; also sets how far the state modulates responses.
-        0 switches both off.
+        Standard deviation of the state's effect on the log rates of the 30 % of genes that follow it; also sets how
+        far the state modulates responses. 0 switches both off.
     donor_strength
         Standard deviation of donor effects on log rates.
     activity_noise
@@ -96,8 +96,8 @@ def simulate(
     prior_missing, prior_false
         Share of true edges missing from the prior network; number of false edges added to it per true edge.
     n_ood_pairs
-        Number of treatment x cell type pairs whose cells are all "ood"; the rest is 4 : 1 "train" and "test". By default a
-        quarter of the treatments, each in one cell type.
+        Number of treatment x cell type pairs whose cells are all "ood"; the rest is 4 : 1 "train" and "test". By
+        default half of the treatments, each in one cell type.
     seed
         Same seed and options, same data.
 
@@ -106,11 +106,12 @@ def simulate(
     AnnData of n_cells x n_genes with
 
     - ``layers["counts"]``: counts, and ``X``: log1p(counts / library * s), both CSR float32; s is `median_library`.
-    - ``obs``: `perturbation` ("control" first; else named after the targeted genes), `cell_type`, `donor`, `cell_state`,
-      `split`, `library` and, if asked for, `dose` (numbers, or text such as "0.5+0.5" where there are combinations).
+    - ``obs``: `perturbation` ("control" first; else named after the targeted genes), `cell_type`, `donor`,
+      `cell_state`, `split`, `library` (the expected total, not the observed one) and, if asked for, `dose`: numbers,
+      or text such as "0.5+0.5" where there are combinations.
     - ``var``: `is_regulator`.
-    - ``varp["grn_true"]``: signed weights; ``varp["grn"]``: a noisy unsigned prior; rows are regulators, both CSR float32.
-    - ``uns["simulation"]`` and ``obsm``, ``varm``, ``obs`` entries whose names start with ``simulation_``: what
+    - ``varp["grn_true"]``: signed weights; ``varp["grn"]``: a noisy unsigned prior. Both CSR float32, row = regulator.
+    - ``uns["simulation"]``, with s as `library`, and ``obsm``, ``varm``, ``obs`` entries named ``simulation_*``: what
       :func:`truth` needs.
 
     Raises
@@ -172,37 +173,44 @@ def simulate(
     adata.varp[SLOTS.GRN_TRUE] = true.astype(np.float32)
     adata.varp[SLOTS.GRN] = draw_prior(screen)
     adata.obsm["simulation_activity"] = np.concatenate([block.cells.activity for block in blocks]).astype(np.float32)
-    adata.varm["simulation_baseline"] = _stack(screen.mechanism.profile, screen.mechanism.donor, screen.mechanism.loading)
+    adata.varm["simulation_baseline"] = _stack(
+        screen.mechanism.profile, screen.mechanism.donor, screen.mechanism.loading
+    )
     adata.varm["simulation_propagation"] = _stack(*screen.mechanism.propagation)
+    treatments, default_doses = _default_doses(adata.obs) if doses is not None else ([], [])
     adata.uns["simulation"] = {
         "parameters": parameters.as_dict(),
         "library": float(median_library),
-        "cell_types": names.cell_types,
-        "donors": names.donors,
-        "regulators": names.genes[network.regulators],
+        "cell_types": np.asarray(names.cell_types, dtype=object),
+        "donors": np.asarray(names.donors, dtype=object),
+        "regulators": np.asarray(names.genes, dtype=object)[network.regulators],
         "sensitivity": screen.mechanism.sensitivity,
-        "default_dose": _default_doses(adata.obs) if doses is not None else {},
+        "treatments": np.asarray(treatments, dtype=object),
+        "default_doses": np.asarray(default_doses, dtype=object),
     }
     return adata
 
 
-class _Names:
-    """Names of everything in a screen, as arrays to be indexed by code."""
+class _Names(NamedTuple):
+    """Names of everything in a screen, in the order of its codes."""
 
-    def __init__(self, genes: Any, cell_types: Any, donors: Any, treatments: Any) -> None:
-        self.genes = np.asarray(genes, dtype=object)
-        self.cell_types = np.asarray(cell_types, dtype=object)
-        self.donors = np.asarray(donors, dtype=object)
-        self.treatments = np.asarray(treatments, dtype=object)
+    genes: list[str]
+    cell_types: list[str]
+    donors: list[str]
+    treatments: list[str]
 
     @classmethod
     def of(cls, screen: Screen) -> _Names:
         p = screen.parameters
-        genes = [f"G{i:0{max(4, len(str(p.n_genes - 1)))}d}" for i in range(p.n_genes)]
+        width = max(4, len(str(p.n_genes - 1)))
+        genes = [f"G{i:0{width}d}" for i in range(p.n_genes)]
         targets = [[genes[screen.network.regulators[m]] for m in row if m >= 0] for row in screen.members]
-        treatments = [p.combination_sep.join(t) if t else CONTROL for t in targets]
-        types = [f"type{i}" for i in range(p.n_cell_types)]
-        return cls(genes, types, [f"donor{i}" for i in range(p.n_donors)], treatments)
+        return cls(
+            genes=genes,
+            cell_types=[f"type{i}" for i in range(p.n_cell_types)],
+            donors=[f"donor{i}" for i in range(p.n_donors)],
+            treatments=[p.combination_sep.join(t) if t else CONTROL for t in targets],
+        )
 
 
 def _obs(screen: Screen, names: _Names, block: Block) -> pd.DataFrame:
@@ -210,9 +218,9 @@ def _obs(screen: Screen, names: _Names, block: Block) -> pd.DataFrame:
     split = np.where(screen.held_out[block.cells.cell_type, block.treatment], SPLITS.OOD, rest)
     obs = pd.DataFrame(
         {
-            "perturbation": pd.Categorical.from_codes(block.treatment, names.treatments),
-            "cell_type": pd.Categorical.from_codes(block.cells.cell_type, names.cell_types),
-            "donor": pd.Categorical.from_codes(block.cells.donor, names.donors),
+            "perturbation": pd.Categorical.from_codes(block.treatment, pd.Index(names.treatments)),
+            "cell_type": pd.Categorical.from_codes(block.cells.cell_type, pd.Index(names.cell_types)),
+            "donor": pd.Categorical.from_codes(block.cells.donor, pd.Index(names.donors)),
             "cell_state": block.cells.state,
             "split": pd.Categorical(split, categories=list(SPLITS)),
             "library": block.library,
@@ -232,11 +240,13 @@ def _dose_column(screen: Screen, block: Block) -> npt.NDArray[Any]:
     return np.array([sep.join([f"{dose:g}"] * n) for dose, n in zip(block.dose, n_members, strict=True)], dtype=object)
 
 
-def _default_doses(obs: pd.DataFrame) -> dict[str, str]:
-    """Most frequent dose of each treatment among the training cells, as text."""
-    train = obs[(obs["split"] == SPLITS.TRAIN) & (obs["perturbation"] != CONTROL)]
-    groups = train["dose"].astype(str).groupby(train["perturbation"], observed=True)
-    return {str(treatment): str(doses.value_counts().index[0]) for treatment, doses in groups}
+def _default_doses(obs: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """Treatments, and the dose most training cells of each received, as text; of equals, the one that appears first."""
+    treated = obs[obs["perturbation"] != CONTROL]
+    keys = [treated["perturbation"].astype(str), treated["dose"].astype(str)]
+    n_train = (treated["split"] == SPLITS.TRAIN).groupby(keys, sort=False).sum()
+    best = n_train.groupby(level=0, sort=False).idxmax()
+    return [treatment for treatment, _ in best], [dose for _, dose in best]
 
 
 def _log_normalise(counts: sparse.csr_matrix, library: npt.NDArray[np.float64], scale: float) -> sparse.csr_matrix:

@@ -40,7 +40,7 @@ def truth(adata: AnnData) -> Truth:
     >>> adata = sgv.datasets.simulate(n_cells=100, n_genes=40, n_perturbations=3, n_donors=2)
     >>> truth = sgv.datasets.truth(adata[::2])
     >>> truth.counterfactual_mean("control", scale="rate").sum(axis=1).round(3)[:3]
-    array([2500., 2500., 2500.])
+    array([2000., 2000., 2000.])
     """
     needed = {
         "uns": ["simulation"],
@@ -51,7 +51,9 @@ def truth(adata: AnnData) -> Truth:
     }
     missing = [f"{slot}[{key!r}]" for slot, keys in needed.items() for key in keys if key not in getattr(adata, slot)]
     if missing:
-        msg = f"No truth: {', '.join(missing)} missing. `truth` needs an AnnData made by `scgraphvci.datasets.simulate`."
+        msg = (
+            f"No truth: {', '.join(missing)} missing. `truth` needs an AnnData made by `scgraphvci.datasets.simulate`."
+        )
         raise ValueError(msg)
     return Truth(adata)
 
@@ -64,7 +66,6 @@ class _Setting:
     combination_sep: str
     max_dose: float | None
     default_dose: dict[str, str]
-    library: float
     dispersion: float
 
 
@@ -98,8 +99,7 @@ class Truth:
             regulators=pd.Index(list(stored["regulators"])),
             combination_sep=str(parameters["combination_sep"]),
             max_dose=float(np.max(parameters["doses"])) if "doses" in parameters else None,
-            default_dose=dict(stored["default_dose"]),
-            library=self.library,
+            default_dose=dict(zip(stored["treatments"], stored["default_doses"], strict=True)),
             dispersion=float(parameters["dispersion"]),
         )
         self._mechanism = Mechanism(
@@ -189,7 +189,9 @@ class Truth:
         code = grouped.ngroup().to_numpy()
         total = np.zeros((len(size), len(self.genes)))
         for block, values in self._blocks(np.arange(len(self.obs)), treatment, dose, scale):
-            member = sparse.csr_matrix((np.ones(len(values)), (code[block], np.arange(len(values)))), (len(size), len(values)))
+            member = sparse.csr_matrix(
+                (np.ones(len(values)), (code[block], np.arange(len(values)))), (len(size), len(values))
+            )
             total += member @ values
         return pd.DataFrame(total / size.to_numpy()[:, None], index=size.index, columns=self.genes)
 
@@ -217,7 +219,7 @@ class Truth:
         normaliser = self.obs["simulation_log_normaliser"].to_numpy(dtype=np.float64)
         for start in range(0, len(rows), BLOCK_SIZE):
             chosen = rows[start : start + BLOCK_SIZE]
-            cells = Cells(*(field[chosen] for field in self._cells))
+            cells = self._cells.take(chosen)
             log_rate = self._mechanism.control_log_rate(cells) + self._mechanism.shift(cells, push)
             rate = np.exp(log_rate - normaliser[chosen, None])
             if scale == "rate":
@@ -231,7 +233,7 @@ class Truth:
         """Pushes of a treatment on each regulator, (1, n_regulators)."""
         setting = self._setting
         members = split_combination(treatment, CONTROL, setting.combination_sep)
-        position = setting.regulators.get_indexer(members)
+        position = setting.regulators.get_indexer(pd.Index(members, dtype=object))
         if (position < 0).any():
             some = ", ".join(setting.regulators[:5])
             msg = f"treatment={treatment!r} is not 'control', a regulator ({some}, ...) or a combination of regulators."
@@ -258,10 +260,10 @@ class Truth:
 def expected_log1p(mean: FloatArray, factor: FloatArray, dispersion: float) -> FloatArray:
     r"""E[log1p(factor * C)] for negative binomial counts C, to about 1e-5.
 
-    With :math:`\log(1 + y) = \int_0^\infty e^{-u} (1 - e^{-uy})\, du / u` and the probability generating function G of
-    C, the expectation is :math:`\int e^{-w / f} (1 - G(e^{-w}))\, dw / w`. On a logarithmic grid of w the trapezoid rule
-    converges geometrically, and cells (through f) and means (through G) separate: a table of cells x means is one
-    matrix product, then read by linear interpolation in the log mean.
+    With :math:`\log(1 + y) = \int_0^\infty e^{-u} (1 - e^{-uy})\, du / u` and the probability generating function G
+    of C, the expectation is :math:`\int_0^\infty e^{-w / f} (1 - G(e^{-w}))\, dw / w`. On a logarithmic grid of w the
+    trapezoid rule converges geometrically, and cells (through f) and means (through G) separate: a table of cells x
+    means is one matrix product, then read by linear interpolation in the log mean.
 
     Parameters
     ----------
@@ -290,4 +292,6 @@ def expected_log1p(mean: FloatArray, factor: FloatArray, dispersion: float) -> F
 
 def _edges(matrix: sparse.csr_matrix, genes: pd.Index) -> pd.DataFrame:
     edges = sparse.coo_matrix(matrix)
-    return pd.DataFrame({"source": genes[edges.row], "target": genes[edges.col], "weight": edges.data.astype(np.float64)})
+    return pd.DataFrame(
+        {"source": genes[edges.row], "target": genes[edges.col], "weight": edges.data.astype(np.float64)}
+    )

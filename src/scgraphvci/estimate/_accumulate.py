@@ -232,9 +232,13 @@ class EffectSums:
         self._has_offset[strata[new]] = True
 
 
+def membership(index: IntArray, n: int) -> sparse.csr_array:
+    """Sparse integer matrix ``(n, len(index))`` whose product with an array sums its rows that share an index."""
+    members = len(index)
+    return sparse.csr_array((np.ones(members, dtype=np.int64), (index, np.arange(members))), shape=(n, members))
+
+
 def _indicator(key: IntArray) -> tuple[IntArray, sparse.csr_array]:
-    """Return the distinct keys, and the sparse matrix (distinct keys x cells) that sums cells by key."""
+    """Return the distinct keys, and the matrix (distinct keys x cells) that sums cells by key."""
     distinct, row = np.unique(key, return_inverse=True)
-    n_cells = len(key)
-    indicator = sparse.csr_array((np.ones(n_cells), (row, np.arange(n_cells))), shape=(len(distinct), n_cells))
-    return distinct, indicator
+    return distinct, membership(row, len(distinct)).astype(np.float64)

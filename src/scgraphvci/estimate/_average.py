@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from scgraphvci.estimate._accumulate import ARM, REFERENCE, BoolArray, EffectSums, FloatArray, IntArray
-from scgraphvci.estimate._influence import Influence, Moments, influence_totals, variance_by_role
+from scgraphvci.estimate._accumulate import ARM, REFERENCE, BoolArray, EffectSums, FloatArray, IntArray, membership
+from scgraphvci.estimate._influence import Influence, Moments, cells_by_stratum, influence_totals, variance_by_role
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class StratumAverage:
         used = (smaller_arm >= np.minimum(largest, 2)[reported]) | ~covered[reported]
 
         cells = moments.n_cells * used
-        n_used = sum_by(cells, reported, n_reported)
+        n_used = membership(reported, n_reported) @ cells
         share = np.divide(cells, n_used[reported], out=np.full(len(cells), np.nan), where=n_used[reported] > 0)
         weight = sparse.csr_array((share, (reported, np.arange(len(cells)))), shape=(n_reported, len(cells)))
         return cls(reported, n_reported, used, covered, n_used, weight)
@@ -108,30 +108,19 @@ class StratumAverage:
         if sums.groups.cluster is None:
             msg = "These sums have no clusters. Make their `Groups` with `cluster`."
             raise ValueError(msg)
-        stratum = sums.groups.stratum
-        used = self.used[stratum]
-        reported = self.reported[stratum]
-        heterogeneity = np.where(self.used[:, None], effect - self.mean(effect)[self.reported], 0.0)
-        totals = influence_totals(sums, moments, influence) + sums.count.sum(axis=1)[:, None] * heterogeneity[stratum]
-
+        used = self.used[sums.groups.stratum]
+        reported = self.reported[sums.groups.stratum]
         n_clusters = int(sums.groups.cluster.max(initial=0)) + 1
         pairs, pair = np.unique(reported * n_clusters + sums.groups.cluster, return_inverse=True)
-        reported_of_pair = pairs // n_clusters
-        to_pair = sparse.csr_array((used.astype(float), (pair, np.arange(len(pair)))), shape=(len(pairs), len(pair)))
-        to_reported = sparse.csr_array(
-            (np.ones(len(pairs)), (reported_of_pair, np.arange(len(pairs)))), shape=(self.n_reported, len(pairs))
-        )
-        squares = to_reported @ (to_pair @ totals) ** 2
+        to_pair = membership(pair, len(pairs))[:, used]
+        to_reported = membership(pairs // n_clusters, self.n_reported)
+        heterogeneity = np.where(self.used[:, None], effect - self.mean(effect)[self.reported], 0.0)
+        cells = cells_by_stratum(sums, sums.count.sum(axis=1))[used]
+        total = to_pair @ influence_totals(sums, moments, influence)[used] + (to_pair @ cells) @ heterogeneity
+        squares = to_reported @ total**2
 
         arms = [ARM, REFERENCE] if moments.with_reference else [ARM]
-        clusters_by_arm = to_reported @ ((to_pair @ sums.count[:, arms]) > 0).astype(float)
-        n_effective = clusters_by_arm.min(axis=1).astype(np.int64)
+        clusters_by_arm = to_reported @ (to_pair @ sums.count[used][:, arms] > 0).astype(np.int64)
+        n_effective = clusters_by_arm.min(axis=1)
         factor = n_effective / np.maximum(n_effective - 1, 1)
         return factor[:, None] * squares / np.maximum(self.n_used, 1)[:, None] ** 2, n_effective
-
-
-def sum_by(value: IntArray, index: IntArray, n: int) -> IntArray:
-    """Sums of values ``(m,)`` that share an index, ``(n,)``."""
-    total = np.zeros(n, dtype=np.int64)
-    np.add.at(total, index, value)
-    return total

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from scipy import sparse
 
 from scgraphvci.estimate._accumulate import (
     ARM,
@@ -34,6 +35,7 @@ from scgraphvci.estimate._accumulate import (
     EffectSums,
     FloatArray,
     IntArray,
+    membership,
 )
 
 Estimator = Literal["robust", "observed", "plugin"]
@@ -99,13 +101,12 @@ class Influence:
 def stratum_moments(sums: EffectSums) -> Moments:
     """Means and centred products by stratum and role, from sums by group."""
     n_strata = sums.groups.n_strata
-    count = np.zeros((n_strata, N_ROLES), dtype=np.int64)
-    np.add.at(count, sums.groups.stratum, sums.count)
+    count = membership(sums.groups.stratum, n_strata) @ sums.count
     first = sums.first
     if sums.groups.cluster is not None:
-        first = np.zeros((sums.n_variables, n_strata, N_ROLES, sums.n_genes))
-        for total, by_group in zip(first, sums.first, strict=True):
-            np.add.at(total, sums.groups.stratum, by_group)
+        shape = (n_strata, N_ROLES, sums.n_genes)
+        to_stratum = membership(sums.groups.stratum, n_strata)
+        first = np.stack([(to_stratum @ by_group.reshape(len(by_group), -1)).reshape(shape) for by_group in first])
     cells = count[:, :, None]
     mean = first / np.maximum(cells, 1)
     product = np.stack(
@@ -210,11 +211,20 @@ def variance_by_role(moments: Moments, influence: Influence, *, small_sample: bo
 def influence_totals(sums: EffectSums, moments: Moments, influence: Influence) -> FloatArray:
     """Sum of influence values over the cells of each group, ``(n_groups, n_genes)``."""
     stratum = sums.groups.stratum
+    # Everything but the sums themselves is one constant per stratum and role.
+    centre = moments.mean - sums.offset[:, None, :]
+    constant = influence.intercept - np.einsum("vsr,vsrg->srg", influence.weight, centre)
     total = np.zeros((sums.groups.n_groups, sums.n_genes))
     for role in range(N_ROLES):
-        count = sums.count[:, role, None]
-        total += count * influence.intercept[stratum, role]
-        for first, mean, weight in zip(sums.first, moments.mean, influence.weight, strict=True):
-            centre = (mean[:, role] - sums.offset)[stratum]
-            total += weight[stratum, role, None] * (first[:, role] - count * centre)
+        total += cells_by_stratum(sums, sums.count[:, role]) @ constant[:, role]
+        for first, weight in zip(sums.first, influence.weight, strict=True):
+            if weight[:, role].any():
+                total += weight[stratum, role, None] * first[:, role]
     return total
+
+
+def cells_by_stratum(sums: EffectSums, count: IntArray) -> sparse.csr_array:
+    """Sparse matrix (groups x strata) of counts ``(n_groups,)``: its product with a value per stratum repeats it."""
+    n_groups = sums.groups.n_groups
+    entries = (count, (np.arange(n_groups), sums.groups.stratum))
+    return sparse.csr_array(entries, shape=(n_groups, sums.groups.n_strata))

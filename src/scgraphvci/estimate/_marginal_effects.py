@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from scgraphvci.estimate._accumulate import ARM, REFERENCE, EffectSums, FloatArray, IntArray
-from scgraphvci.estimate._average import StratumAverage, sum_by
+from scgraphvci.estimate._accumulate import ARM, REFERENCE, EffectSums, FloatArray, IntArray, membership
+from scgraphvci.estimate._average import StratumAverage
 from scgraphvci.estimate._influence import Estimates, Estimator, influence_function, point_estimates, stratum_moments
 from scgraphvci.estimate._multiplicity import Adjustment
 from scgraphvci.estimate._result import MarginalEffects
@@ -180,8 +180,9 @@ def _estimate(sums: EffectSums, reported: IntArray, n_reported: int, estimator: 
         observed=np.where(uncovered, np.nan, average.mean(by_stratum.observed)),
         plugin=average.mean(by_stratum.plugin),
     )
-    n_used = _counts(moments.count * average.used[:, None], reported, n_reported)
-    n_all = _counts(moments.count, reported, n_reported)
+    to_reported = membership(reported, n_reported)
+    n_used = to_reported @ (moments.count * average.used[:, None])
+    n_all = to_reported @ moments.count
 
     n_clusters = np.zeros(n_reported, dtype=np.int64)
     if estimator == "plugin":
@@ -227,10 +228,6 @@ def _estimate(sums: EffectSums, reported: IntArray, n_reported: int, estimator: 
         share=average.n_used / np.maximum(n_stratum, 1),
         status=status,
     )
-
-
-def _counts(count: IntArray, reported: IntArray, n_reported: int) -> IntArray:
-    return np.stack([sum_by(by_role, reported, n_reported) for by_role in count.T], axis=1)
 
 
 def _reported_codes(

@@ -21,11 +21,11 @@ def check_outcome(state: Any, likelihood: str) -> None:
         raise ValueError(msg)
     if likelihood != "normal" and (not state["integer"] or state["min"] < 0):
         what = f"negative values (smallest {state['min']})" if state["min"] < 0 else "values that are not whole numbers"
-        msg = f"likelihood={likelihood!r} needs counts, but expression holds {what}. Name the counts with `layer=` at setup."
+        msg = f"likelihood={likelihood!r} needs counts, but expression holds {what}. Name the layer of counts at setup."
         raise ValueError(msg)
     if likelihood == "normal" and state["integer"] and state["max"] > RAW_COUNTS_FROM:
         msg = (
-            f"Expression looks like raw counts (whole numbers up to {state['max']:.0f}), but likelihood='normal' expects "
-            "log-normalised values. Normalise with `sc.pp.normalize_total` and `sc.pp.log1p`, or use likelihood='nb'."
+            f"Expression looks like raw counts (whole numbers up to {state['max']:.0f}), but likelihood='normal' "
+            "expects log-normalised values. Use `sc.pp.normalize_total` and `sc.pp.log1p`, or likelihood='nb'."
         )
         warnings.warn(msg, UserWarning, stacklevel=3)

@@ -132,8 +132,9 @@ class EffectsMixin(_Base):
             p_adjust=p_adjust,
             params={
                 "perturbation_key": self.registry["setup_args"]["perturbation_key"],
+                "layer": self.registry["setup_args"]["layer"],
                 "cluster_key": cluster_key,
-                "scale": "counts at the median library" if is_count(self.module.likelihood) else "expression",
+                "scale": "counts" if is_count(self.module.likelihood) else "log1p",
                 "dose": dose,
                 "pooled": pooled,
             },
@@ -141,7 +142,8 @@ class EffectsMixin(_Base):
 
     def _effect_treatments(self, treatments: str | Sequence[str] | None, reference: str | None) -> list[str]:
         if treatments is None:
-            return [name for name in dict.fromkeys(self.treatments.names) if name not in (self.treatments.control, reference)]
+            left_out = (self.treatments.control, reference)
+            return [name for name in dict.fromkeys(self.treatments.names) if name not in left_out]
         names = [treatments] if isinstance(treatments, str) else list(treatments)
         if reference in names:
             msg = f"Treatment {reference!r} is also the reference. Leave it out, or choose another `reference`."
@@ -155,11 +157,12 @@ class EffectsMixin(_Base):
         manager = self.get_anndata_manager(adata, required=True)
         index = not_held_out(manager)
         state = manager.get_state_registry(KEYS.STRATUM)
-        codes = np.asarray(state["strata"]).reshape(-1, len(state["levels"]))
-        frame = pd.DataFrame(
-            {key: np.asarray(levels, dtype=object)[codes[:, j]] for j, (key, levels) in enumerate(state["levels"].items())},
-            index=pd.RangeIndex(len(codes)),
-        )
+        codes = np.asarray(state["strata"])
+        columns = {
+            key: np.asarray(levels, dtype=object)[codes[:, j]]
+            for j, (key, levels) in enumerate(state["levels"].items())
+        }
+        frame = pd.DataFrame(columns, index=pd.RangeIndex(len(codes)))
         stratum = np.asarray(manager.get_from_registry(KEYS.STRATUM)).ravel().astype(np.int64)[index]
         if pool is not None:
             frame, coarse = coarsen_strata(frame, [pool] if isinstance(pool, str) else pool)

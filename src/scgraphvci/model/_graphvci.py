@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+
 class GraphVCI(
     SafeSavingMixin, PredictionMixin, EffectsMixin, ScreenSetupMixin, UnsupervisedTrainingMixin, BaseModelClass
 ):
@@ -67,9 +68,7 @@ class GraphVCI(
     --------
     >>> import scgraphvci as sgv
     >>> adata = sgv.datasets.simulate(n_cells=300, n_genes=60, n_perturbations=4, seed=0)
-    >>> sgv.GraphVCI.setup_anndata(
-    ...     adata, categorical_covariate_keys=["cell_type"], split_key="split", grn_key="grn"
-    ... )
+    >>> sgv.GraphVCI.setup_anndata(adata, categorical_covariate_keys=["cell_type"], split_key="split", grn_key="grn")
     >>> model = sgv.GraphVCI(adata)
     >>> model.train(max_epochs=2, accelerator="cpu", enable_progress_bar=False)
     >>> treatment = adata.obs["perturbation"].cat.categories[1]
@@ -259,7 +258,7 @@ class GraphVCI(
         share = self._individuality(np.sort(np.asarray(train))[:: max(1, len(train) // n_cells)])
         if share < threshold:
             msg = (
-                f"The latent has collapsed: within strata, reconstructions vary {share:.1e} times as much as the data, so "
-                "every counterfactual is its stratum's mean. Lower `covariate_weight` or `divergence_weight`."
+                f"The latent has collapsed: within strata, reconstructions vary {share:.1e} times as much as the data, "
+                "so every counterfactual is its stratum's mean. Lower `covariate_weight` or `divergence_weight`."
             )
             warnings.warn(msg, UserWarning, stacklevel=3)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
+from mudata import MuData
 from scvi import settings
 from scvi.model.base import BaseModelClass
 
+from scgraphvci._compat import forget_manager
 from scgraphvci._constants import KEYS, SLOTS
 from scgraphvci.data import TreatmentTable
 from scgraphvci.data._read import modality
@@ -20,7 +22,6 @@ from scgraphvci.module._likelihood import is_count
 
 if TYPE_CHECKING:
     from anndata import AnnData
-    from mudata import MuData
     from torch import Tensor
 
     from scgraphvci.data._treatments import Dose
@@ -54,6 +55,8 @@ class EncodedBatch(NamedTuple):
 
 class PredictionMixin(_Base):
     """Counterfactual predictions; needs `module` to be a GraphVCIModule and `treatments` to be a TreatmentTable."""
+
+    _reordered: AnnData | MuData | None = None
 
     def get_latent_representation(
         self,
@@ -185,7 +188,7 @@ class PredictionMixin(_Base):
             for encoded in self._encoded(adata, cells, batch_size):
                 n = len(encoded.cells)
                 target = self._expand(vector, n)
-                relative = encoded.batch["library"] if library == "observed" else 1.0
+                relative = _relative_library(encoded, library)
                 for draw in draws:
                     parameters = self.module.decode(encoded.qz.sample(), target, encoded.genes)
                     outcome = self.module.outcome_distribution(parameters, relative).sample()
@@ -230,8 +233,10 @@ class PredictionMixin(_Base):
         """
         self._check_if_trained(warn=False)
         if adata is not None and self._genes(adata) != self._model_genes():
-            msg = "`add_counterfactuals` writes to the data it is given, which must hold the model's genes in its order. "
-            msg += "Use `predict(adata=...)`, or pass `adata[:, model.get_var_names()].copy()`."
+            msg = (
+                "`add_counterfactuals` writes to the data it is given: they must hold the model's genes in its order. "
+                "Use `predict(adata=...)`, or pass `adata[:, model.get_var_names()].copy()`."
+            )
             raise ValueError(msg)
         data = self._validate_anndata(adata)
         names = [treatments] if isinstance(treatments, str) else list(treatments)
@@ -273,16 +278,13 @@ class PredictionMixin(_Base):
             position += n
 
     @torch.inference_mode()
-    def _counterfactual_mean(self, encoded: EncodedBatch, vector: np.ndarray, library: Library = "standard") -> np.ndarray:
+    def _counterfactual_mean(
+        self, encoded: EncodedBatch, vector: np.ndarray, library: Library = "standard"
+    ) -> np.ndarray:
         """Counterfactual means at the posterior mean of the latent, shape ``(n_cells, n_genes)``."""
         latent = encoded.qz.mean
         mean = self.module.mean(self.module.decode(latent, self._expand(vector, latent.shape[0]), encoded.genes))
-        if library == "observed":
-            mean = mean * encoded.batch["library"]
-        elif library != "standard":
-            msg = f"Unknown library {library!r}. Choose 'standard' or 'observed'."
-            raise ValueError(msg)
-        return mean.cpu().numpy()
+        return (mean * _relative_library(encoded, library)).cpu().numpy()
 
     def _individuality(self, cells: np.ndarray) -> float:
         """Variance of reconstructions within strata and treatments, relative to that of the data."""
@@ -322,25 +324,41 @@ class PredictionMixin(_Base):
 
     def _validate_anndata(self, adata: AnnData | MuData | None = None, copy_if_view: bool = True) -> AnnData | MuData:
         """Check data as scvi-tools does, after bringing genes to the model's order."""
-        if isinstance(adata, ad.AnnData):
-            expected, found = self._model_genes(), self._genes(adata)
-            if found != expected and set(expected) <= set(found) and len(set(found)) == len(found):
-                adata = adata[:, expected].copy()
+        if adata is not None:
+            adata = self._in_model_order(adata)
         validated = super()._validate_anndata(adata, copy_if_view)
         if adata is not None:
             manager = self.get_anndata_manager(validated, required=True)
             check_outcome(manager.get_state_registry(KEYS.OUTCOME), self.module.likelihood)
         return validated
 
+    def _in_model_order(self, adata: AnnData | MuData) -> AnnData | MuData:
+        """Return data with the model's genes in its order: the same object where they are so already."""
+        expected, found = self._model_genes(), self._genes(adata)
+        if found == expected or not set(expected) <= set(found) or len(set(found)) < len(found):
+            return adata  # as it should be, or refused when it is registered
+        table = self._table(adata)[:, expected]
+        table = table.to_memory() if table.isbacked else table.copy()
+        if not isinstance(adata, ad.AnnData):
+            table = MuData({name: table if name == self._modality else mod for name, mod in adata.mod.items()})
+        # scvi-tools keeps all data a model has seen; of these copies the latest is enough.
+        if self._reordered is not None and self._reordered is not self.adata:
+            forget_manager(self, self._reordered)
+        self._reordered = table
+        return table
+
     def _cells(self, adata: AnnData | MuData, indices: Sequence[int] | None) -> np.ndarray:
         if indices is None:
             return np.arange(adata.n_obs)
         cells = np.asarray(indices)
-        if cells.dtype == bool:
+        if cells.dtype == bool and cells.shape == (adata.n_obs,):
             cells = np.flatnonzero(cells)
         if cells.size == 0 or cells.ndim != 1:
             msg = f"`indices` must name at least one cell; got an array of shape {cells.shape}."
             raise ValueError(msg)
+        if not np.issubdtype(cells.dtype, np.integer):
+            msg = f"`indices` must be whole numbers or one boolean for each of {adata.n_obs} cells, not {cells.dtype}."
+            raise TypeError(msg)
         if cells.min() < 0 or cells.max() >= adata.n_obs:
             msg = f"`indices` run from {cells.min()} to {cells.max()}, but there are {adata.n_obs} cells."
             raise ValueError(msg)
@@ -380,12 +398,20 @@ class PredictionMixin(_Base):
         obs["source_cell"] = obs.index.to_numpy()
         obs[SLOTS.COUNTERFACTUAL_TREATMENT] = pd.Categorical([treatment] * len(obs))
         if self.treatments.max_dose is not None:
-            used = self.treatments.default_dose.get(treatment, "") if dose is None else dose
+            used = self.treatments.usual_dose(treatment) if dose is None else dose
             obs["counterfactual_dose"] = str(used)
         if not obs.index.is_unique:
             obs.index = pd.Index([f"{name}-{k}" for k, name in enumerate(obs.index)])
         scale = "counts" if is_count(self.module.likelihood) else "outcome"
         return ad.AnnData(values, obs=obs, var=table.var.copy(), uns={"scgraphvci": {"scale": scale}})
+
+
+def _relative_library(encoded: EncodedBatch, library: Library) -> Tensor | float:
+    """Library size of the cells relative to the standard one, shape ``(n_cells, 1)``; 1 for the standard library."""
+    if library not in get_args(Library):
+        msg = f"Unknown library {library!r}. Choose one of {list(get_args(Library))}."
+        raise ValueError(msg)
+    return encoded.batch["library"] if library == "observed" else 1.0
 
 
 def _layer_entries(names: list[str], dose: Dose, known: dict[str, Any]) -> dict[str, dict[str, str]]:

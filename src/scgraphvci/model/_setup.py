@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass
 
+from scgraphvci._constants import KEYS
 from scgraphvci.data import (
     ContinuousField,
     GraphField,
@@ -17,8 +21,11 @@ from scgraphvci.data import (
     TreatmentField,
 )
 from scgraphvci.data._read import modality as modality_of
+from scgraphvci.train._splitter import not_held_out
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from anndata import AnnData
     from mudata import MuData
 
@@ -140,9 +147,60 @@ class ScreenSetupMixin(_Base):
 
     @classmethod
     def _register(cls, data: AnnData | MuData, fields: list[Any], setup_method_args: dict, **kwargs: Any) -> None:
-        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager = ScreenManager(fields=fields, setup_method_args=setup_method_args)
+        is_new = kwargs.get("source_registry") is None
+        if not is_new:  # other new data may lack controls, but not those a model is loaded with
+            next(field for field in fields if isinstance(field, TreatmentField)).require_control(data)
         manager.register_fields(data, **kwargs)
+        if is_new:
+            _warn_without_control(manager)
         cls.register_manager(manager)
+
+
+class ScreenManager(AnnDataManager):
+    """Registers all fields or, if one of them finds fault with the data, none."""
+
+    def register_fields(self, adata: AnnData | MuData, source_registry: dict | None = None, **kwargs: Any) -> None:
+        """Register fields, or transfer them from a saved registry; leave the data as they were if one fails."""
+        with _unchanged_on_error(adata, self.fields):
+            super().register_fields(adata, source_registry, **kwargs)
+
+
+@contextmanager
+def _unchanged_on_error(adata: AnnData | MuData, fields: list[Any]) -> Iterator[None]:
+    """Put back the columns that our fields write if registration fails half-way."""
+    own = [field for field in fields if str(field.attr_key).startswith("_scgraphvci")]
+    before = []
+    for field in own:
+        annotation, key = getattr(modality_of(adata, field.mod_key), field.attr_name), field.attr_key
+        before.append((annotation, key, annotation[key].copy() if key in annotation else None))
+    try:
+        yield
+    except Exception:
+        for annotation, key, value in before:
+            if value is not None:
+                annotation[key] = value
+            elif key in annotation:
+                del annotation[key]
+        raise
+
+
+def _warn_without_control(manager: AnnDataManager) -> None:
+    """Warn of strata without control cells: nothing can be estimated against control there."""
+    stratum = np.asarray(manager.get_from_registry(KEYS.STRATUM)).ravel()
+    condition = np.asarray(manager.get_from_registry(KEYS.TREATMENT)).ravel()
+    cells = not_held_out(manager)
+    lacking = np.setdiff1d(stratum[cells], stratum[cells][condition[cells] == 0]).astype(int)
+    if lacking.size == 0:
+        return
+    state = manager.get_state_registry(KEYS.STRATUM)
+    codes, levels = np.asarray(state["strata"])[lacking], list(state["levels"].values())
+    names = [", ".join(level[code] for level, code in zip(levels, row, strict=True)) for row in codes[:10]]
+    msg = (
+        f"{lacking.size} strata have no control cells outside the held-out ones: {'; '.join(names)}. Their effects "
+        "will have status 'no_reference'; fewer `categorical_covariate_keys` would pool them with others."
+    )
+    warnings.warn(msg, UserWarning, stacklevel=4)
 
 
 def screen_fields(

@@ -62,7 +62,7 @@ class GraphEncoder(nn.Module):
 
     def forward(self) -> Tensor:
         """Return gene embeddings H, shape ``(n_genes, n_hidden)``."""
-        state = self.embedding
+        state: Tensor = self.embedding
         if self.project is not None:
             state = state + self.project(self.features)
         for convolution in self.convolutions:

@@ -232,7 +232,9 @@ class GraphVCIModule(BaseModuleClass):
         return {key: batch[key] for key in ("outcome", "treatment", "levels", "continuous")}
 
     @auto_move_data
-    def inference(self, outcome: Tensor, treatment: Tensor, levels: Tensor, continuous: Tensor | None) -> dict[str, Any]:
+    def inference(
+        self, outcome: Tensor, treatment: Tensor, levels: Tensor, continuous: Tensor | None
+    ) -> dict[str, Any]:
         """Encode cells and the graph."""
         genes = self.embed_genes()
         qz = self.encode(outcome, treatment, levels, continuous, genes)
@@ -252,7 +254,12 @@ class GraphVCIModule(BaseModuleClass):
 
     @auto_move_data
     def generative(
-        self, qz: Normal, genes: Tensor | None, treatment: Tensor, counterfactual: Tensor | None, library: Tensor | float
+        self,
+        qz: Normal,
+        genes: Tensor | None,
+        treatment: Tensor,
+        counterfactual: Tensor | None,
+        library: Tensor | float,
     ) -> dict[str, Any]:
         """Decode latent samples under the cells' own treatment and one of them under the counterfactual one."""
         n = treatment.shape[0]

@@ -70,4 +70,5 @@ def draw_counterfactual(condition: Tensor, frequency: Tensor) -> Tensor:
     below = cumulative[condition] - own
     draw = torch.rand(condition.shape, device=condition.device, dtype=torch.float64) * (cumulative[-1] - own)
     draw = torch.where(draw >= below, draw + own, draw)  # jump over the cell's own interval
-    return torch.searchsorted(cumulative, draw, right=True).clamp(max=frequency.numel() - 1)
+    drawn = torch.searchsorted(cumulative, draw, right=True).clamp(max=frequency.numel() - 1)
+    return torch.where(cumulative[-1] > own, drawn, condition)

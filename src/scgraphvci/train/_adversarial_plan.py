@@ -37,7 +37,7 @@ class AdversarialPlan(CounterfactualPlan):
         model = self.get_optimizer_creator()([p for p in self.module.parameters() if p.requires_grad])
         return [model, torch.optim.Adam(self.discriminator.parameters(), lr=self.discriminator_lr, betas=(0.5, 0.999))]
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
         """Step the model, then the discriminator on the same draws."""
         model_optimizer, discriminator_optimizer = self.optimizers()
         self.discriminator.requires_grad_(False)
@@ -54,6 +54,7 @@ class AdversarialPlan(CounterfactualPlan):
         self.log("train_loss", output.loss, on_step=False, on_epoch=True, prog_bar=True,
                  batch_size=output.n_obs_minibatch, sync_dist=self.use_sync_dist)  # fmt: skip
         self._log_terms(output, "train")
+        return None  # the optimisers were stepped above
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Log the loss of a minibatch and gather its counterfactual means."""

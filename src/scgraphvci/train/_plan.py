@@ -83,6 +83,10 @@ class CounterfactualPlan(TrainingPlan):
         self._frozen_encoder: list[torch.nn.Module] = []
         self._last_good: list[dict[str, Tensor]] = []
 
+    def on_train_start(self) -> None:
+        """Keep the weights that training starts from."""
+        self._keep_weights()
+
     def on_train_epoch_start(self) -> None:
         """Seed the epoch's draws and refresh the frozen encoder."""
         self._seed(0)
@@ -91,7 +95,9 @@ class CounterfactualPlan(TrainingPlan):
 
     def on_train_epoch_end(self) -> None:
         """Keep the weights, to return to if a later loss is not finite."""
-        self._last_good[:] = [{key: value.detach().clone() for key, value in self.module.state_dict().items()}]
+        if not all(torch.isfinite(parameter).all() for parameter in self.module.parameters()):
+            self._stop("The weights became NaN or infinite", "gradient")
+        self._keep_weights()
 
     def on_validation_epoch_start(self) -> None:
         """Use the same draws in every validation, so that epochs compare."""
@@ -106,7 +112,7 @@ class CounterfactualPlan(TrainingPlan):
         for name, value in self.shift_metrics.compute(self.trainer.strategy).items():
             self.log(f"{name}_validation", value, sync_dist=self.use_sync_dist)
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
         """Return the loss of a minibatch."""
         output = self._step(batch)
         self._check_finite(output)
@@ -178,12 +184,18 @@ class CounterfactualPlan(TrainingPlan):
             "divergence": output.kl_local_sum,
         }
         broken = [name for name, value in terms.items() if not torch.isfinite(value)]
-        kept = "the weights of the last full epoch are kept" if self._last_good else "no epoch was completed"
-        if self._last_good:
-            self.module.load_state_dict(self._last_good[0])
+        self._stop(f"The loss became {output.loss.item()}", ", ".join(broken) or "sum")
+
+    def _keep_weights(self) -> None:
+        self._last_good[:] = [{key: value.detach().clone() for key, value in self.module.state_dict().items()}]
+
+    def _stop(self, what: str, term: str) -> None:
+        """Return to the weights kept last and stop training."""
+        self.module.load_state_dict(self._last_good[0])
+        kept = "before training" if self.current_epoch == 0 else "of the last full epoch"
         msg = (
-            f"The loss became {output.loss.item()} in epoch {self.current_epoch} (term: {', '.join(broken) or 'sum'}); "
-            f"{kept}. Lower the learning rate (`plan_kwargs={{'lr': ...}}`) or check the data for extreme values."
+            f"{what} in epoch {self.current_epoch} (term: {term}); the weights {kept} are kept. "
+            "Lower the learning rate (`plan_kwargs={'lr': ...}`) or check the data for extreme values."
         )
         raise FloatingPointError(msg)
 

@@ -47,6 +47,8 @@ def split_indices(
 
     Raises
     ------
+    KeyError
+        If the model was set up with a split column that its new data do not have.
     ValueError
         If sizes are given beside a split column, or are not fractions that leave cells to train on.
     """
@@ -58,12 +60,15 @@ def split_indices(
                 f"the split column {state['split_key']!r}. Leave them out, or set up without `split_key`."
             )
             raise ValueError(msg)
-        column = _split_column(adata_manager).to_numpy()
-        return [np.flatnonzero(column == name) for name in SPLITS]
+        column = _split_column(adata_manager)
+        if column is None:
+            msg = f"The split column {state['split_key']!r} is not in obs, so it is unknown which cells to train on."
+            raise KeyError(msg)
+        return [np.flatnonzero(column.to_numpy() == name) for name in SPLITS]
     train_size = DEFAULT_TRAIN_SIZE if train_size is None else float(train_size)
     validation_size = 1 - train_size if validation_size is None else float(validation_size)
     if not 0 < train_size <= 1 or not 0 <= validation_size <= 1 - train_size + 1e-9:
-        msg = f"`train_size` ({train_size}) and `validation_size` ({validation_size}) must be fractions that sum to <= 1."
+        msg = f"`train_size` ({train_size}) and `validation_size` ({validation_size}) must be fractions, of sum <= 1."
         raise ValueError(msg)
     n_obs = adata_manager.adata.n_obs
     order = np.arange(n_obs)

@@ -1,0 +1,343 @@
+"""The model that refines a gene regulatory network with expression."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from scvi import settings as scvi_settings
+from scvi.data import AnnDataManager
+from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
+
+from scgraphvci._constants import KEYS
+from scgraphvci.data import GraphField, OutcomeField, SplitField, StratumField
+from scgraphvci.data._refine_statistics import refine_statistics
+from scgraphvci.model._saving import SafeSavingMixin
+from scgraphvci.module._refine import RefineModule
+from scgraphvci.train import SplitByColumn
+from scgraphvci.train._refine_plan import RefinePlan
+from scgraphvci.train._splitter import split_indices
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+logger = logging.getLogger(__name__)
+
+MAX_GENES_ALL_PAIRS = 5_000  # 25 million logits, the one dense array
+DEFAULT_STEPS = 3_000
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": {
+        "n_layers": 7,
+        "n_hidden": 16,
+        "null_slot": False,
+        "hide_self": False,
+        "signed": False,
+        "adjust_regulators": False,
+        "absent_logit": 0.0,
+    },
+}
+PAPER_PENALTY = 20.0  # lambda of Eq. 13
+
+
+class GRNRefiner(SafeSavingMixin, UnsupervisedTrainingMixin, BaseModelClass):
+    """Refines a gene regulatory network: demotes edges the data do not support, finds edges the prior lacks.
+
+    A graph convolutional network predicts each gene from its neighbours; every candidate edge has a learnable logit, and
+    its sigmoid is the confidence in that edge (Wu et al., ICLR 2023, Eq. 11-13).
+
+    Parameters
+    ----------
+    adata
+        AnnData registered with :meth:`setup_anndata`.
+    registry
+        Registry of an earlier set-up, to build a model without data.
+    candidates
+        Pairs that may become edges besides the prior's: "regulators" (any gene from a source of the prior), "all"
+        (up to 5,000 genes), or a frame with columns `source` and `target`. None: the preset's, "regulators" or,
+        for the paper, "all".
+    preset
+        "default", or "paper" for the publication's network: seven layers, plain softmax, a gene's own expression visible,
+        no signs.
+    n_features
+        Number of co-expression components of training cells used as gene features where none were registered.
+    **module_kwargs
+        Any other argument of :class:`scgraphvci.module.RefineModule`, such as `edge_penalty`, `p_add`, `hide_self`.
+
+    Notes
+    -----
+    What confidences mean. Edges of the prior start at .5 and others at .018, below the default threshold of .2: without
+    data the refined network is the prior. An edge rises while it explains a larger share of its target's variance than
+    `edge_penalty`, in competition with the other regulators of the target, and falls otherwise. Confidences are no
+    probabilities and say nothing about direction beyond the candidates; association with an unmeasured common cause
+    raises them too.
+
+    Examples
+    --------
+    >>> import scgraphvci as sgv
+    >>> from scgraphvci.model._refiner import GRNRefiner
+    >>> adata = sgv.datasets.simulate(n_cells=300, n_genes=60, n_perturbations=4, seed=0)
+    >>> GRNRefiner.setup_anndata(adata, categorical_covariate_keys=["cell_type"], split_key="split")
+    >>> model = GRNRefiner(adata)
+    >>> model.train(max_epochs=2, accelerator="cpu", enable_progress_bar=False)
+    >>> sorted(set(model.get_refined_grn()["status"]) - {"added", "dropped"})
+    ['kept']
+    """
+
+    _module_cls = RefineModule
+    _data_splitter_cls = SplitByColumn
+    _training_plan_cls = RefinePlan
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        registry: dict | None = None,
+        candidates: Literal["regulators", "all"] | pd.DataFrame | None = None,
+        preset: Literal["default", "paper"] = "default",
+        n_features: int = 8,
+        **module_kwargs: Any,
+    ) -> None:
+        super().__init__(adata, registry)
+        if preset not in PRESETS:
+            msg = f"Unknown preset {preset!r}. Choose one of {list(PRESETS)}."
+            raise ValueError(msg)
+        n_genes = self.summary_stats["n_vars"]
+        strata = self.get_state_registry(KEYS.STRATUM)
+        graph = self.get_state_registry(KEYS.GRAPH)
+        prior = np.asarray(graph["edge_index"])
+        chosen = candidates
+        if chosen is None:
+            chosen = "all" if preset == "paper" else "regulators"
+        sources, pairs = _candidates(chosen, prior, self._genes)
+        settings = {**PRESETS[preset], **module_kwargs}
+        if preset == "paper":
+            settings.setdefault("edge_penalty", PAPER_PENALTY / n_genes)
+            settings.setdefault("absent_penalty", settings["edge_penalty"])
+        self.module = self._module_cls(
+            n_genes=n_genes,
+            prior=prior,
+            sources=sources,
+            pairs=pairs,
+            strata=np.asarray(strata["strata"]),
+            n_levels=[len(levels) for levels in strata["levels"].values()],
+            features=n_features if graph["features"] is None else graph["features"],
+            **settings,
+        )
+        self._model_summary_string = (
+            f"GRNRefiner with {prior.shape[1]} prior edges, {self.module.candidates.size} candidate edges, genes: {n_genes}."
+        )
+        self.init_params_ = self._get_init_params(locals())
+
+    @classmethod
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        layer: str | None = None,
+        grn_key: str = "grn",
+        split_key: str | None = None,
+        categorical_covariate_keys: list[str] | None = None,
+        gene_features_key: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Register expression and the prior network.
+
+        Parameters
+        ----------
+        adata
+            Cells x genes.
+        layer
+            Layer with log-normalised expression; None for `adata.X`.
+        grn_key
+            Prior network in `adata.varp`, rows regulators, columns targets (see :func:`scgraphvci.grn.add_grn`).
+        split_key
+            Column with the values "train", "test" and "ood". Only "train" cells are learned from, "test" cells serve
+            validation. None: 4 : 1 at random.
+        categorical_covariate_keys
+            Columns whose joint levels are the strata. Strata means are removed from expression, so that differences
+            between, say, cell types or donors do not pass for regulation. Do not name the treatment here: what
+            interventions do to targets is the best evidence there is.
+        gene_features_key
+            Features in `adata.varm`.
+        **kwargs
+            For scvi-tools' own use when a saved set-up is replayed.
+
+        Raises
+        ------
+        KeyError
+            If a column, layer or network is missing.
+        ValueError
+            If values are missing or not finite, or the network has no edges.
+
+        Notes
+        -----
+        Writes `obs["_scgraphvci_stratum"]` and scvi-tools' identifiers in `uns`.
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        if grn_key is None:
+            msg = "`grn_key` is None, but refinement starts from a network. Add one with `scgraphvci.grn.add_grn`."
+            raise ValueError(msg)
+        fields = [
+            SplitField(split_key),
+            GraphField(grn_key, gene_features_key),
+            OutcomeField(layer),
+            StratumField(categorical_covariate_keys),
+        ]
+        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager.register_fields(adata, **kwargs)
+        cls.register_manager(manager)
+
+    @property
+    def _genes(self) -> pd.Index:
+        return pd.Index(self.get_state_registry(KEYS.OUTCOME)["var_names"])
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        train_size: float | None = None,
+        validation_size: float | None = None,
+        batch_size: int = 64,
+        early_stopping: bool = False,
+        plan_kwargs: dict[str, Any] | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train the network and the logits.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes over the training cells. None: as many as make 3,000 steps, at least 5.
+        accelerator, devices
+            As in Lightning; one device.
+        train_size, validation_size
+            For set-ups without `split_key`: the random split, 4 : 1 by default.
+        batch_size
+            Cells per step.
+        early_stopping
+            Stop when the reconstruction of validation ("test") cells no longer improves.
+        plan_kwargs
+            Passed to :class:`scgraphvci.train.RefinePlan`, such as `logit_lr` or `seed` (of the sampled edges;
+            ``scvi.settings.seed`` by default, 0 if that is unset).
+        **trainer_kwargs
+            Passed to :class:`scvi.train.Trainer`.
+
+        Raises
+        ------
+        FloatingPointError
+            If the loss becomes NaN or infinite.
+
+        Notes
+        -----
+        `model.history` holds, by epoch, `train_loss`, `edge_penalty` and `n_edges` (above the threshold), and with
+        `early_stopping` or `check_val_every_n_epoch` `validation_loss`, all per gene and in units of its variance.
+        """
+        self.adata_manager.validate()
+        indexing = split_indices(self.adata_manager, train_size, validation_size)
+        if max_epochs is None:
+            max_epochs = int(max(5, np.ceil(DEFAULT_STEPS / np.ceil(len(indexing[0]) / batch_size))))
+        if self.get_state_registry(KEYS.OUTCOME)["integer"]:
+            logger.warning("Expression holds whole numbers only. Refinement expects log-normalised values, not counts.")
+        if not self.is_trained_:
+            self._initialise(indexing[0])
+        trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
+        super().train(
+            max_epochs=max_epochs,
+            accelerator=accelerator,
+            devices=devices,
+            batch_size=batch_size,
+            early_stopping=early_stopping,
+            datasplitter_kwargs={"external_indexing": indexing},
+            plan_kwargs={"seed": scvi_settings.seed or 0, **(plan_kwargs or {})},
+            **trainer_kwargs,
+        )
+
+    def _initialise(self, cells: np.ndarray) -> None:
+        """Give the module its statistics of training cells."""
+        manager = self.adata_manager
+        self.module.initialise(
+            refine_statistics(
+                manager.get_from_registry(KEYS.OUTCOME),
+                stratum=np.asarray(manager.get_from_registry(KEYS.STRATUM)).ravel().astype(np.int64),
+                cells=np.asarray(cells),
+                n_strata=self.module.stratum_mean.shape[0],
+                sources=self.module.candidates.sources.cpu().numpy(),
+                regulators=self.module.regulators.cpu().numpy(),
+                n_features=self.module.features.shape[1] if self.module.learn_features else 0,
+            )
+        )
+
+    @torch.no_grad()
+    def get_refined_grn(self, threshold: float = 0.2) -> pd.DataFrame:
+        """Return the refined network.
+
+        Parameters
+        ----------
+        threshold
+            Confidence above which an edge is in the network.
+
+        Returns
+        -------
+        One row per edge of the prior or above the threshold, self-loops left out, sorted by confidence: `source`
+        (regulator), `target`, `weight` (confidence, the sigmoid of the edge's logit), `sign` (1 or -1: sign of the
+        residual covariance of source and target given the other regulators, in training cells), `in_prior`, and `status`:
+        "kept" (in the prior and above the threshold), "added" (above it only), "dropped" (in the prior only).
+
+        Raises
+        ------
+        ValueError
+            If the threshold is not between 0 and 1.
+        """
+        self._check_if_trained(warn=True)
+        if not 0 < threshold < 1:
+            msg = f"threshold={threshold} must lie between 0 and 1; 0.2 is the default."
+            raise ValueError(msg)
+        module = self.module
+        edges = module.active_edges(threshold)
+        genes = self._genes.to_numpy()
+        in_prior = torch.zeros(module.candidates.size, dtype=torch.bool, device=module.logit.device)
+        in_prior[module.candidates.prior] = True
+        columns = {
+            "source": genes[edges.source.cpu().numpy()],
+            "target": genes[edges.target.cpu().numpy()],
+            "weight": torch.sigmoid(module.logit[edges.position]).cpu().numpy(),
+            "sign": module.sign[edges.position].cpu().numpy(),
+            "in_prior": in_prior[edges.position].cpu().numpy(),
+        }
+        frame = pd.DataFrame(columns)
+        above = frame["weight"] > threshold
+        frame["status"] = np.select([frame["in_prior"] & above, above], ["kept", "added"], "dropped")
+        frame = frame[frame["source"] != frame["target"]]
+        return frame.sort_values("weight", ascending=False, kind="stable", ignore_index=True)
+
+
+def _candidates(
+    candidates: Literal["regulators", "all"] | pd.DataFrame, prior: np.ndarray, genes: pd.Index
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return genes that may be sources, and pairs if the choice is a list of these."""
+    if isinstance(candidates, pd.DataFrame):
+        missing = [name for name in ("source", "target") if name not in candidates]
+        if missing:
+            msg = f"`candidates` has no column {missing}. Columns: {list(candidates.columns)}."
+            raise KeyError(msg)
+        source, target = genes.get_indexer(candidates["source"]), genes.get_indexer(candidates["target"])
+        known = (source >= 0) & (target >= 0)
+        if not known.all():
+            first = candidates.iloc[int(np.argmin(known))]
+            msg = f"{int((~known).sum())} `candidates` name genes not in the data, first {first['source']} -> {first['target']}."
+            raise ValueError(msg)
+        return np.unique(source), np.stack([source, target])
+    if candidates == "regulators":
+        return np.unique(prior[0, prior[0] != prior[1]]), None
+    if candidates == "all":
+        if len(genes) > MAX_GENES_ALL_PAIRS:
+            msg = f'candidates="all" allows up to {MAX_GENES_ALL_PAIRS} genes, got {len(genes)}. Use "regulators" or a frame.'
+            raise ValueError(msg)
+        return np.arange(len(genes)), None
+    msg = f'candidates={candidates!r} must be "regulators", "all" or a data frame.'
+    raise ValueError(msg)

@@ -1,0 +1,339 @@
+"""The graph convolutional network of GRN refinement (Eq. 11-13): predicts each gene from its neighbours."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from torch import Tensor, nn
+
+from scgraphvci._constants import KEYS
+from scgraphvci.module._sampled_graph import CandidateEdges, Edges, edge_softmax, sampled_product
+
+if TYPE_CHECKING:
+    from scgraphvci.data._refine_statistics import RefineStatistics
+
+MAX_LOGIT = 12.0  # sigmoid(-12) = 6e-6: beyond it a confidence says nothing more
+HIDDEN_SHARE = 0.2
+
+
+class RefineModule(BaseModuleClass):
+    """Predicts the expression of every gene from that of its regulators, with a learnable logit per candidate edge.
+
+    A layer is ``act(w H W)`` with ``w`` the softmax of the logits of the sampled edges over each target's row. Expression
+    enters as residuals from stratum means in units of their standard deviation, with gene features and covariates beside
+    it. Sampled edges are given to :meth:`generative`; without them the network of :meth:`active_edges` is used.
+
+    Parameters
+    ----------
+    n_genes
+        Number of genes N.
+    prior
+        Pairs (source, target) of the prior network, ``(2, n_prior)``.
+    sources, pairs
+        What else may become an edge; see :class:`CandidateEdges`.
+    strata
+        Level codes of the covariates of each stratum, ``(n_strata, n_covariates)``.
+    n_levels
+        Number of levels of each covariate.
+    features
+        Gene features, ``(n_genes, v)``, or their number: then they are computed from training cells.
+    n_layers, n_hidden
+        Number of graph layers, their width.
+    p_keep, p_add
+        Probability of sampling pairs of the prior (and the diagonal, where allowed), and all other candidates.
+    edge_penalty
+        Cost of an edge: the share of a target's variance it must explain. Adds ``edge_penalty * sum(sigmoid(L)) / N`` to the
+        loss, which is lambda * mean(sigmoid(L)) of Eq. 13 with lambda = edge_penalty * N when all pairs are candidates.
+    absent_penalty
+        The same for pairs outside the prior. None: so large that, of all these pairs, none is expected to rise on chance
+        covariance in the training cells: ``2 gain sqrt(2 log(n_absent) / n_cells)``, the universal threshold of Donoho and
+        Johnstone for the slope at which an edge starts to rise; at least `edge_penalty`.
+    self_penalty
+        Added on the diagonal.
+    hide_self
+        Predict a gene without seeing its own expression. With one layer self-loops are left out. With more, paths lead
+        back, so a fifth of each cell's expression is hidden at random and the loss is taken there.
+    signed
+        Multiply expression along each edge with the sign of its (adjusted) residual covariance: softmax weights are
+        positive, so a repressor and an activator of one target could not both be used otherwise.
+    adjust_regulators
+        Send what is a regulator's own (its residual from ridge regression on all other regulators) in place of its
+        expression, so that regulators sharing a cause do not stand in for each other.
+    null_slot
+        See :func:`edge_softmax`. With it the scale of the weights that follow is held fixed; without, it is free.
+    gain
+        That scale: an edge with the whole weight of its row moves its target by `gain` standard deviations per standard
+        deviation of its source.
+    prior_logit, absent_logit
+        Where logits start.
+    """
+
+    def __init__(
+        self,
+        n_genes: int,
+        prior: np.ndarray,
+        sources: np.ndarray,
+        pairs: np.ndarray | None = None,
+        strata: np.ndarray | None = None,
+        n_levels: list[int] | None = None,
+        features: np.ndarray | int = 8,
+        *,
+        n_layers: int = 1,
+        n_hidden: int = 16,
+        p_keep: float = 0.982,
+        p_add: float = 0.018,
+        edge_penalty: float = 0.005,
+        absent_penalty: float | None = None,
+        self_penalty: float = 0.0,
+        hide_self: bool = True,
+        signed: bool = True,
+        adjust_regulators: bool = True,
+        null_slot: bool = True,
+        gain: float = 0.2,
+        prior_logit: float = 0.0,
+        absent_logit: float = -4.0,
+    ) -> None:
+        super().__init__()
+        penalties = {"edge_penalty": edge_penalty, "absent_penalty": absent_penalty or 0.0, "self_penalty": self_penalty}
+        _check_options(n_layers, n_hidden, {"p_keep": p_keep, "p_add": p_add}, penalties, gain)
+        self.n_genes, self.n_hidden, self.gain, self.null_slot = n_genes, n_hidden, gain, null_slot
+        self.p_keep, self.p_add = p_keep, p_add
+        self.edge_penalty, self.self_penalty = edge_penalty, self_penalty
+        self._scale_absent_penalty = absent_penalty is None
+        self.register_buffer("absent_penalty", torch.tensor(edge_penalty if absent_penalty is None else absent_penalty))
+        self.hidden_share = HIDDEN_SHARE if hide_self and n_layers > 1 else 0.0
+        self.signed = signed
+        prior = np.asarray(prior, dtype=np.int64)
+        self.candidates = CandidateEdges(n_genes, prior, sources, pairs, self_loops=not hide_self or n_layers > 1)
+        logit = torch.full((self.candidates.size,), absent_logit)
+        logit[self.candidates.prior] = prior_logit
+        logit[self.candidates.excluded] = -MAX_LOGIT
+        self.register_buffer("logit", logit)
+        self._register_statistics(prior, strata, n_levels or [], features, adjust_regulators)
+        width_in = self.features.shape[1] + self.covariates.shape[1]
+        self.expression_weight = nn.Parameter(torch.randn(1, n_hidden))
+        self.context_weight = nn.Parameter(torch.randn(width_in, n_hidden) / math.sqrt(n_hidden))
+        self.hidden_weights = nn.ParameterList(torch.eye(n_hidden) for _ in range(n_layers - 1))
+        self.readout = nn.Parameter(self.expression_weight.detach().clone())
+        self.gene_bias = nn.Parameter(torch.zeros(n_genes))
+
+    def _register_statistics(
+        self,
+        prior: np.ndarray,
+        strata: np.ndarray | None,
+        n_levels: list[int],
+        features: np.ndarray | int,
+        adjust_regulators: bool,
+    ) -> None:
+        """Make room for what :meth:`initialise` fills in, in shapes that the registry alone determines."""
+        strata = np.zeros((1, 0), dtype=np.int64) if strata is None else np.asarray(strata, dtype=np.int64)
+        covariates = [np.eye(n, dtype=np.float32)[codes] for n, codes in zip(n_levels, strata.T, strict=True)]
+        one_hot = np.concatenate(covariates, axis=1) if covariates else np.empty((len(strata), 0), dtype=np.float32)
+        self.register_buffer("covariates", torch.as_tensor(one_hot), persistent=False)
+        regulators = np.unique(prior[0, prior[0] != prior[1]]) if adjust_regulators else np.empty(0, dtype=np.int64)
+        place = np.full(self.n_genes, -1, dtype=np.int64)
+        place[regulators] = np.arange(len(regulators))
+        self.register_buffer("regulators", torch.as_tensor(regulators), persistent=False)
+        self.register_buffer("regulator_place", torch.as_tensor(place), persistent=False)
+        self.learn_features = isinstance(features, int)
+        if isinstance(features, int):
+            n_features = max(0, min(features, self.n_genes - 1, self.candidates.n_sources - 1))
+            features = np.zeros((self.n_genes, n_features), dtype=np.float32)
+        self.register_buffer("features", torch.as_tensor(np.asarray(features, dtype=np.float32)))
+        self.register_buffer("stratum_mean", torch.zeros(len(strata), self.n_genes))
+        self.register_buffer("scale", torch.ones(self.n_genes))
+        self.register_buffer("precision", torch.eye(len(regulators)))
+        self.register_buffer("own_scale", torch.ones(len(regulators)))
+        self.register_buffer("sign", torch.ones(self.candidates.size, dtype=torch.int8))
+
+    def initialise(self, statistics: RefineStatistics) -> None:
+        """Take over the statistics of training cells."""
+        self.stratum_mean.copy_(torch.as_tensor(statistics.mean))
+        self.scale.copy_(torch.as_tensor(statistics.scale))
+        self.precision.copy_(torch.as_tensor(statistics.precision))
+        self.own_scale.copy_(torch.as_tensor(statistics.own_scale))
+        sign = torch.as_tensor(statistics.sign).ravel()
+        self.sign.copy_(sign if self.candidates.keys is None else sign[self.candidates.keys])
+        if self._scale_absent_penalty:
+            chance = math.sqrt(2 * math.log(max(2, self.candidates.n_absent)) / statistics.n_cells)
+            self.absent_penalty.fill_(max(self.edge_penalty, 2 * self.gain * chance))
+        if self.learn_features:
+            self.features.copy_(torch.as_tensor(statistics.features))
+
+    def sample_edges(self, generator: torch.Generator) -> Edges:
+        """Draw the hard mask of a training step."""
+        return self.candidates.sample(self.p_keep, self.p_add, generator)
+
+    def active_edges(self, threshold: float = 0.2) -> Edges:
+        """Return the edges used outside training: the prior's pairs and whatever exceeds the confidence threshold."""
+        active = self.logit > math.log(threshold / (1 - threshold))
+        active[self.candidates.prior] = True
+        return self.candidates.edges(active.nonzero().flatten())
+
+    def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Tensor]:
+        return {"x": tensors[KEYS.OUTCOME], "stratum": tensors[KEYS.STRATUM]}
+
+    def _get_generative_input(
+        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], **kwargs: Any
+    ) -> dict[str, Tensor]:
+        return inference_outputs
+
+    @auto_move_data
+    def inference(self, x: Tensor, stratum: Tensor) -> dict[str, Tensor]:
+        """Return residuals from stratum means in units of their standard deviation, genes x cells, and covariates."""
+        stratum = stratum.long().flatten()
+        residual = (x - self.stratum_mean[stratum]) / self.scale
+        return {"residual": residual.T.contiguous(), "covariates": self.covariates[stratum]}
+
+    @auto_move_data
+    def generative(
+        self,
+        residual: Tensor,
+        covariates: Tensor,
+        edges: Edges | None = None,
+        logit: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor | None]:
+        """Predict residuals from those of neighbours.
+
+        Parameters
+        ----------
+        residual
+            ``(n_genes, n_cells)``.
+        covariates
+            ``(n_cells, n_levels)``.
+        edges
+            Sampled edges; the active ones if None.
+        logit
+            Their logits, to be differentiated in; the stored ones if None.
+        generator
+            Of the expression to hide; nothing is hidden without it.
+
+        Returns
+        -------
+        `prediction` ``(n_genes, n_cells)``; `scored` of that shape, true where the prediction is to be scored, or None.
+        """
+        edges = self.active_edges() if edges is None else edges
+        logit = self.logit[edges.position] if logit is None else logit
+        weight = edge_softmax(logit, edges, null_slot=self.null_slot)
+        hidden = None
+        if generator is not None and self.hidden_share > 0:
+            hidden = (torch.rand(residual.shape, generator=generator) < self.hidden_share).to(residual.device)
+            residual = residual.masked_fill(hidden, 0.0)
+        state = F.elu(self._first_layer(residual, covariates, weight, edges))
+        for matrix in self.hidden_weights:
+            flat = state.flatten(start_dim=1)
+            state = F.elu(sampled_product(weight, flat, edges).view_as(state) @ self._scaled(matrix))
+        gain = self.gain if self.null_slot else 1.0
+        prediction = gain * (state @ self._scaled(self.readout).squeeze(0)) + self.gene_bias[:, None]
+        return {"prediction": prediction, "scored": hidden}
+
+    def _first_layer(self, residual: Tensor, covariates: Tensor, weight: Tensor, edges: Edges) -> Tensor:
+        """Aggregate over neighbours before widening: products have a column per cell and feature, not per unit.
+
+        Returns ``(n_genes, n_cells, n_hidden)``.
+        """
+        signed = weight * self.sign[edges.position] if self.signed else weight
+        expression = self._aggregate_expression(residual, signed, edges)
+        state = expression[:, :, None] * self._scaled(self.expression_weight)
+        n_features = self.features.shape[1]
+        context = self._scaled(self.context_weight) / math.sqrt(max(1, len(self.context_weight)))
+        if n_features:
+            state = state + (sampled_product(weight, self.features, edges) @ context[:n_features])[:, None, :]
+        if covariates.shape[1]:
+            # Covariates are the same for all genes, so that the row sum is all that aggregation does to them.
+            row_sum = torch.zeros_like(self.gene_bias).index_add(0, edges.target, weight)
+            state = state + row_sum[:, None, None] * (covariates @ context[n_features:])
+        return state
+
+    def _aggregate_expression(self, residual: Tensor, weight: Tensor, edges: Edges) -> Tensor:
+        """Sum messages over sources, ``(n_genes, n_cells)``."""
+        if len(self.regulators) == 0:
+            return sampled_product(weight, residual, edges)
+        own = self.precision @ residual[self.regulators]
+        message = residual.index_copy(0, self.regulators, own / self.own_scale[:, None])
+        total = sampled_product(weight, message, edges)
+        # For a target that is a regulator, take its own expression out of the others' messages: j's is then
+        # u_j - u_i Theta_ji / Theta_ii, with u = Theta z; the second part is summed over j here.
+        target, source = self.regulator_place[edges.target], self.regulator_place[edges.source]
+        among = ((target >= 0) & (source >= 0) & (target != source)).nonzero().flatten()
+        target, source = target[among], source[among]
+        share = self.precision[source, target] / (self.precision.diagonal()[target] * self.own_scale[source])
+        back = torch.zeros_like(self.own_scale).index_add(0, target, weight[among] * share)
+        return total.index_add(0, self.regulators, -back[:, None] * own)
+
+    def _scaled(self, matrix: Tensor) -> Tensor:
+        """Give each row of a weight matrix length 1 when the null slot is used: a free gain would undo it."""
+        return F.normalize(matrix, dim=-1) if self.null_slot else matrix
+
+    def loss(
+        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], generative_outputs: dict[str, Any]
+    ) -> LossOutput:
+        """Mean squared error per gene, in units of the gene's variance within strata.
+
+        The edge penalty is no part of it: the training plan applies its gradient to the logits directly.
+        """
+        error = (generative_outputs["prediction"] - inference_outputs["residual"]) ** 2
+        scored = generative_outputs["scored"]
+        per_cell = error.mean(dim=0)
+        if scored is not None:
+            per_cell = (error * scored).sum(dim=0) / scored.sum(dim=0).clamp(min=1)
+        return LossOutput(loss=per_cell.mean(), reconstruction_loss=per_cell)
+
+    def penalty(self) -> Tensor:
+        """Edge penalty at the present logits, on the scale of the loss (per gene)."""
+        prior = self.candidates.prior
+        of_prior = torch.sigmoid(self.logit[prior])
+        of_absent = torch.sigmoid(self.logit).sum() - of_prior.sum()
+        target, source = self.candidates.genes(prior)
+        total = self.edge_penalty * of_prior.sum() + self.absent_penalty * of_absent
+        return (total + self.self_penalty * of_prior[target == source].sum()) / self.n_genes
+
+    @torch.no_grad()
+    def step_logits(self, edges: Edges, gradient: Tensor, lr: float) -> None:
+        """Move the logits of sampled edges down the gradient of loss and penalty, each divided by the edge's sampling rate.
+
+        Plain gradient descent: an edge that is sampled rarely moves as far, on average, as one that is always sampled,
+        and penalty and loss keep the proportion in which they stand in the objective. No state is kept per edge.
+
+        Parameters
+        ----------
+        edges
+            The edges.
+        gradient
+            Of the loss (per gene) with respect to their logits.
+        lr
+            Step length, for the loss summed over targets.
+        """
+        logit = self.logit[edges.position]
+        cost = torch.where(edges.in_prior, self.edge_penalty, self.absent_penalty)
+        cost = cost + self.self_penalty * (edges.target == edges.source)
+        confidence = torch.sigmoid(logit)
+        rate = torch.where(edges.in_prior, self.p_keep, self.p_add)
+        step = lr * (self.n_genes * gradient + cost * confidence * (1 - confidence)) / rate
+        # No single outlying cell moves an edge by more than 1.
+        self.logit[edges.position] = (logit - step.clamp(-1.0, 1.0)).clamp(-MAX_LOGIT, MAX_LOGIT)
+
+
+def _check_options(
+    n_layers: int, n_hidden: int, probabilities: dict[str, float], penalties: dict[str, float], gain: float
+) -> None:
+    if n_layers < 1 or n_hidden < 1:
+        msg = f"n_layers={n_layers} and n_hidden={n_hidden} must be at least 1."
+        raise ValueError(msg)
+    for name, value in probabilities.items():
+        if not 0 < value <= 1:
+            msg = f"{name}={value} must be a probability above 0."
+            raise ValueError(msg)
+    for name, value in penalties.items():
+        if not (math.isfinite(value) and value >= 0):
+            msg = f"{name}={value} must be finite and not negative."
+            raise ValueError(msg)
+    if not (math.isfinite(gain) and gain > 0):
+        msg = f"gain={gain} must be finite and positive."
+        raise ValueError(msg)

@@ -1,0 +1,157 @@
+"""Refining a network in one call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import torch
+from scipy import sparse
+
+from scgraphvci.model._refiner import GRNRefiner
+
+
+def refine_grn(
+    adata: ad.AnnData,
+    grn_key: str = "grn",
+    key_added: str = "grn_refined",
+    *,
+    layer: str | None = None,
+    split_key: str | None = None,
+    categorical_covariate_keys: list[str] | None = None,
+    gene_features_key: str | None = None,
+    max_epochs: int | None = None,
+    threshold: float = 0.2,
+    seed: int = 0,
+    copy: bool = False,
+    model_kwargs: dict[str, Any] | None = None,
+    **train_kwargs: Any,
+) -> ad.AnnData | None:
+    """Refine a gene regulatory network with the expression of training cells.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes with log-normalised expression and a prior network.
+    grn_key
+        Prior network in `adata.varp`.
+    key_added
+        Key to write under.
+    layer
+        Layer with expression; None for `adata.X`.
+    split_key
+        Column with the values "train", "test" and "ood": only "train" cells are learned from. None: 4 : 1 at random.
+    categorical_covariate_keys
+        Columns whose joint levels are the strata; strata means are removed. Leave the treatment out.
+    gene_features_key
+        Features in `adata.varm`; components of co-expression in training cells if None.
+    max_epochs
+        Passes over the training cells; enough for 3,000 steps if None.
+    threshold
+        Confidence above which an edge is in the refined network.
+    seed
+        Of initial weights, batches and sampled edges. torch's own generator is left as it was. The random split of
+        cells, made where there is no `split_key`, follows ``scvi.settings.seed``.
+    copy
+        Write to a copy and return it.
+    model_kwargs
+        Passed to :class:`scgraphvci.GRNRefiner`, such as `preset`, `candidates`, `edge_penalty`.
+    **train_kwargs
+        Passed to :meth:`scgraphvci.GRNRefiner.train`.
+
+    Returns
+    -------
+    None, or the copy. Writes
+
+    * `varp[key_added]`: CSR float32, shape ``(n_genes, n_genes)``, **row = regulator, column = target**; values are
+      confidences, all above the threshold
+    * `uns[key_added]`: dict with `params` (every argument that matters, `grn_key` among them) and `n_edges`
+      (numbers of edges kept, added and dropped)
+
+    Raises
+    ------
+    KeyError
+        If a column, layer or network is missing.
+    ValueError
+        If values are missing or not finite, the network has no edges, or no edge passes the threshold. Nothing is written.
+
+    Examples
+    --------
+    >>> import scgraphvci as sgv
+    >>> from scgraphvci.tl._refine_grn import refine_grn
+    >>> adata = sgv.datasets.simulate(n_cells=300, n_genes=60, n_perturbations=4, seed=0)
+    >>> refine_grn(adata, split_key="split", max_epochs=2, accelerator="cpu", enable_progress_bar=False)
+    >>> adata.varp["grn_refined"].shape
+    (60, 60)
+    """
+    work = _light_copy(adata, layer, grn_key, gene_features_key, split_key, categorical_covariate_keys)
+    GRNRefiner.setup_anndata(
+        work,
+        grn_key=grn_key,
+        split_key=split_key,
+        categorical_covariate_keys=categorical_covariate_keys,
+        gene_features_key=gene_features_key,
+    )
+    plan_kwargs = {"seed": seed, "threshold": threshold, **train_kwargs.pop("plan_kwargs", {})}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = GRNRefiner(work, **(model_kwargs or {}))
+        model.train(max_epochs=max_epochs, plan_kwargs=plan_kwargs, **train_kwargs)
+    refined = model.get_refined_grn(threshold)
+    GRNRefiner.deregister_manager(work)
+
+    above = refined[refined["status"] != "dropped"]
+    if above.empty:
+        msg = (
+            f"No edge has a confidence above threshold={threshold} (largest {refined['weight'].max():.3f}). Lower "
+            "`threshold`, or `model_kwargs={'edge_penalty': ...}`."
+        )
+        raise ValueError(msg)
+    adata = adata.copy() if copy else adata
+    genes = adata.var_names.astype(str)
+    index = genes.get_indexer(above["source"]), genes.get_indexer(above["target"])
+    shape = (adata.n_vars, adata.n_vars)
+    adata.varp[key_added] = sparse.csr_matrix((above["weight"].to_numpy(dtype=np.float32), index), shape=shape)
+    params = {
+        "grn_key": grn_key,
+        "layer": layer,
+        "split_key": split_key,
+        "categorical_covariate_keys": list(categorical_covariate_keys or []),
+        "gene_features_key": gene_features_key,
+        "max_epochs": len(model.history["train_loss"]),
+        "threshold": threshold,
+        "seed": seed,
+        "orientation": "row = regulator, column = target",
+        **{name: str(value) for name, value in (model_kwargs or {}).items()},
+    }
+    adata.uns[key_added] = {
+        "params": {name: value for name, value in params.items() if value is not None},
+        "n_edges": {status: int((refined["status"] == status).sum()) for status in ("kept", "added", "dropped")},
+    }
+    return adata if copy else None
+
+
+def _light_copy(
+    adata: ad.AnnData,
+    layer: str | None,
+    grn_key: str,
+    gene_features_key: str | None,
+    split_key: str | None,
+    categorical_covariate_keys: list[str] | None,
+) -> ad.AnnData:
+    """Return an AnnData that shares the matrices needed, so that set-up leaves no trace in the user's object."""
+    if layer is not None and layer not in adata.layers:
+        msg = f"Layer {layer!r} not found. Layers: {list(adata.layers)}; `layer=None` uses X."
+        raise KeyError(msg)
+    keys = [key for key in [split_key, *(categorical_covariate_keys or [])] if key in adata.obs]
+    work = ad.AnnData(
+        X=adata.X if layer is None else adata.layers[layer],
+        obs=adata.obs[list(dict.fromkeys(keys))].copy(),
+        var=adata.var[[]].copy(),
+    )
+    if grn_key in adata.varp:
+        work.varp[grn_key] = adata.varp[grn_key]
+    if gene_features_key in adata.varm:
+        work.varm[gene_features_key] = np.asarray(adata.varm[gene_features_key])
+    return work

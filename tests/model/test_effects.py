@@ -1,0 +1,377 @@
+"""Marginal effects: equal to what follows from `predict` and the data, cell by cell."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import scgraphvci as sgv
+from scgraphvci.estimate import EffectSums, Groups, marginal_effects
+from scgraphvci.tl._rank_effects import rank_effects
+
+KEYS = ["cell_type", "donor"]
+
+
+@pytest.fixture(scope="module")
+def model(fit, new_screen):
+    """A model of enough cells for intervals, with donors as clusters."""
+    return fit(new_screen(n_cells=500, n_donors=3, seed=2), categorical_covariate_keys=KEYS)
+
+
+@pytest.fixture(scope="module")
+def effects(model):
+    return model.marginal_effect()
+
+
+def table_of(model):
+    """Expression, predictions and labels of every cell, from the public API alone."""
+    adata = model.adata
+    names = ["control", *model.treatments.perturbations]
+    return {
+        "obs": adata.obs,
+        "outcome": adata.X.toarray().astype(np.float64),
+        "predicted": {name: model.predict(name, source="all").X.astype(np.float64) for name in names},
+        "used": (adata.obs["split"] != "ood").to_numpy(),
+    }
+
+
+def naive_effect(cells, treatment, reference, member):
+    """Eq. 4 and its parts in the cells of one stratum, one arm after the other."""
+    obs, used = cells["obs"], cells["used"] & member
+    robust, observed, plugin = [], [], []
+    for name in [treatment] if reference is None else [treatment, reference]:
+        arm = used & (obs["perturbation"] == name).to_numpy()
+        predicted = cells["predicted"][name]
+        mean = cells["outcome"][arm].mean(axis=0)
+        plugin.append(predicted[used].mean(axis=0))
+        observed.append(mean)
+        robust.append(mean + predicted[used].mean(axis=0) - predicted[arm].mean(axis=0))
+    parts = [robust, observed, plugin]
+    return [part[0] if reference is None else part[0] - part[1] for part in parts]
+
+
+def stratum_mask(obs, stratum):
+    mask = np.ones(len(obs), dtype=bool)
+    for key, level in stratum.items():
+        mask &= (obs[key] == level).to_numpy()
+    return mask
+
+
+def n_arm(cells, name, member):
+    return int((cells["used"] & member & (cells["obs"]["perturbation"] == name).to_numpy()).sum())
+
+
+def rows_of(effects):
+    for i, treatment in enumerate(effects.treatments):
+        for j, stratum in effects.strata.iterrows():
+            yield i, j, treatment, stratum.to_dict()
+
+
+@pytest.mark.parametrize("reference", ["control", None, "treatment"])
+def test_estimates_equal_a_computation_cell_by_cell(model, reference):
+    cells = table_of(model)
+    reference = model.treatments.perturbations[1] if reference == "treatment" else reference
+    effects = model.marginal_effect(reference=reference)
+    compared = 0
+    for i, j, treatment, stratum in rows_of(effects):
+        member = stratum_mask(cells["obs"], stratum)
+        arms = [n_arm(cells, name, member) for name in (treatment, reference) if name is not None]
+        assert effects.n_treated[i, j] == arms[0]
+        assert effects.n_stratum[i, j] == (cells["used"] & member).sum()
+        if min(arms) == 0:
+            continue
+        compared += 1
+        robust, observed, plugin = naive_effect(cells, treatment, reference, member)
+        np.testing.assert_allclose(effects.robust[i, j], robust, atol=1e-5)
+        np.testing.assert_allclose(effects.observed[i, j], observed, atol=1e-5)
+        np.testing.assert_allclose(effects.plugin[i, j], plugin, atol=1e-5)
+        np.testing.assert_array_equal(effects.estimate[i, j], effects.robust[i, j])
+    assert compared > 10
+
+
+def test_coarser_groups_are_averages_of_strata_with_both_arms(model):
+    cells = table_of(model)
+    effects = model.marginal_effect(groupby="cell_type")
+    assert list(effects.strata.columns) == ["cell_type"]
+    for i, j, treatment, stratum in rows_of(effects):
+        parts, weights, total = [], [], 0
+        for donor in sorted(cells["obs"]["donor"].unique()):
+            member = stratum_mask(cells["obs"], {**stratum, "donor": donor})
+            size = int((cells["used"] & member).sum())
+            total += size
+            if min(n_arm(cells, treatment, member), n_arm(cells, "control", member)) >= 2:
+                parts.append(naive_effect(cells, treatment, "control", member))
+                weights.append(size)
+        if not weights:
+            assert effects.status[i, j] != "ok"
+            continue
+        for k, name in enumerate(["robust", "observed", "plugin"]):
+            expected = np.average([part[k] for part in parts], axis=0, weights=weights)
+            np.testing.assert_allclose(getattr(effects, name)[i, j], expected, atol=1e-5)
+        np.testing.assert_allclose(effects.share[i, j], sum(weights) / total)
+
+
+def test_groupby_of_nothing_averages_everything(model):
+    effects = model.marginal_effect(groupby=[])
+    assert effects.strata.shape == (1, 0)
+    assert "cell_type" not in effects.to_frame()
+
+
+def test_pooled_takes_cells_together(model):
+    cells = table_of(model)
+    effects = model.marginal_effect(groupby=["donor"], pooled=True)
+    for i, j, treatment, stratum in rows_of(effects):
+        member = stratum_mask(cells["obs"], stratum)
+        if n_arm(cells, treatment, member) == 0:
+            continue
+        robust, observed, _ = naive_effect(cells, treatment, "control", member)
+        np.testing.assert_allclose(effects.robust[i, j], robust, atol=1e-5)
+        np.testing.assert_allclose(effects.observed[i, j], observed, atol=1e-5)
+    assert effects.params["pooled"] is True
+
+
+@pytest.mark.parametrize("cluster_key", [None, "donor"])
+@pytest.mark.parametrize("estimator", ["robust", "observed"])
+def test_errors_equal_those_of_one_pass_over_all_cells(model, estimator, cluster_key):
+    cells = table_of(model)
+    used, obs = cells["used"], cells["obs"]
+    stratum, levels = pd.factorize(obs["cell_type"][used].astype(str), sort=True)
+    clusters = None if cluster_key is None else pd.factorize(obs[cluster_key][used])[0]
+    groups, group = Groups.from_codes(stratum, clusters)
+    treatment = model.treatments.perturbations[0]
+    sums = EffectSums(groups, n_genes=40)
+    received = obs["perturbation"][used].to_numpy()
+    sums.update(
+        cells["outcome"][used],
+        cells["predicted"][treatment][used],
+        cells["predicted"]["control"][used],
+        received == treatment,
+        received == "control",
+        group,
+    )
+    expected = marginal_effects(
+        [(treatment, sums)],
+        strata=pd.DataFrame({"cell_type": levels}),
+        genes=list(model.adata.var_names),
+        estimator=estimator,
+    )
+    effects = model.marginal_effect(
+        treatment, groupby="cell_type", pooled=True, estimator=estimator, cluster_key=cluster_key
+    )
+    assert (effects.status == expected.status).all()
+    assert "ok" in effects.status
+    for name in ("std_error", "ci_low", "ci_high", "p_value", "df"):
+        np.testing.assert_allclose(getattr(effects, name), getattr(expected, name), rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(effects.n_clusters, expected.n_clusters)
+    if cluster_key:
+        assert (effects.n_clusters[effects.status == "ok"] == 3).all()
+
+
+def test_equation_4_is_an_identity_in_float64(model):
+    cells = table_of(model)
+    used, obs = cells["used"], cells["obs"]
+    received = obs["perturbation"][used].to_numpy()
+    treatment = model.treatments.perturbations[0]
+    groups, group = Groups.from_codes(np.zeros(used.sum(), dtype=int))
+    sums = EffectSums(groups, n_genes=40)
+    predicted = {name: cells["predicted"][name][used] for name in (treatment, "control")}
+    arms = {name: received == name for name in (treatment, "control")}
+    outcome = cells["outcome"][used]
+    sums.update(outcome, predicted[treatment], predicted["control"], arms[treatment], arms["control"], group)
+    result = marginal_effects(
+        [(treatment, sums)], strata=pd.DataFrame(index=[0]), genes=list(model.adata.var_names)
+    )
+    mean = {name: outcome[arms[name]].mean(axis=0) for name in arms}
+    correction = {name: predicted[name].mean(axis=0) - predicted[name][arms[name]].mean(axis=0) for name in arms}
+    expected = mean[treatment] + correction[treatment] - mean["control"] - correction["control"]
+    np.testing.assert_allclose(result.robust[0, 0], expected, rtol=0, atol=1e-9)
+
+
+def test_estimator_chooses_the_estimate(model, effects):
+    for estimator in ("robust", "observed", "plugin"):
+        other = model.marginal_effect(estimator=estimator)
+        ok = other.status == "ok"
+        np.testing.assert_array_equal(other.estimate[ok], getattr(other, estimator)[ok])
+        np.testing.assert_allclose(other.robust[ok], effects.robust[ok], atol=1e-12)
+        assert np.isnan(other.std_error).all() == (estimator == "plugin")
+
+
+def test_status_says_why_there_is_no_interval(model):
+    cells = table_of(model)
+    effects = model.marginal_effect(min_cells=15)
+    seen = set()
+    for i, j, treatment, stratum in rows_of(effects):
+        member = stratum_mask(cells["obs"], stratum)
+        treated, control = (n_arm(cells, name, member) for name in (treatment, "control"))
+        status = effects.status[i, j]
+        seen.add(status)
+        expected = "extrapolated" if treated == 0 else "too_few_cells" if min(treated, control) < 15 else "ok"
+        assert status == expected
+        assert np.isfinite(effects.std_error[i, j]).all() == (status == "ok")
+        if status == "extrapolated":
+            np.testing.assert_allclose(effects.estimate[i, j], effects.plugin[i, j])
+    assert seen == {"ok", "extrapolated", "too_few_cells"}
+
+
+def test_stratum_without_control_warns_and_has_no_reference(new_screen, fit):
+    adata = new_screen(n_cells=400)
+    alone = (adata.obs["cell_type"] == "type0") & (adata.obs["donor"] == adata.obs["donor"].cat.categories[0])
+    adata = adata[~(alone & (adata.obs["perturbation"] == "control"))].copy()
+    with pytest.warns(UserWarning, match=r"1 strata have no control cells.*type0, .*'no_reference'"):
+        model = fit(adata, max_epochs=1)
+    effects = model.marginal_effect()
+    without = (effects.strata["cell_type"] == "type0") & (effects.strata["donor"] == adata.obs["donor"].cat.categories[0])
+    assert (effects.status[:, without] == "no_reference").all()
+    assert not (effects.status[:, ~without] == "no_reference").any()
+    assert np.isnan(effects.std_error[:, without]).all()
+    coarse = model.marginal_effect(groupby="cell_type")
+    averaged = (coarse.status == "ok") & (coarse.strata["cell_type"] == "type0").to_numpy()
+    assert averaged.any()
+    assert (coarse.share[averaged] < 1).all()
+
+
+def test_one_cluster_gives_no_error(model):
+    model.adata.obs["one"] = "same"
+    effects = model.marginal_effect(cluster_key="one", groupby="cell_type")
+    assert not (effects.status == "ok").any()
+    assert "too_few_clusters" in effects.status
+    del model.adata.obs["one"]
+
+
+def test_held_out_cells_are_never_used(model, new_screen):
+    effects = model.marginal_effect()
+    adata = new_screen(n_cells=500, n_donors=3, seed=2)
+    held_out = (adata.obs["split"] == "ood").to_numpy()
+    dense = adata.X.toarray()
+    dense[held_out] = 777.0
+    adata.X = dense
+    other = model.marginal_effect(adata=adata)
+    for name in ("estimate", "std_error", "robust", "observed", "plugin", "n_stratum"):
+        np.testing.assert_allclose(getattr(other, name), getattr(effects, name), atol=1e-6)
+    without = adata[~held_out].copy()
+    np.testing.assert_allclose(model.marginal_effect(adata=without).estimate, effects.estimate, atol=1e-6)
+
+
+def test_result_does_not_depend_on_batches_or_memory(model, effects, monkeypatch):
+    np.testing.assert_allclose(model.marginal_effect(batch_size=17).estimate, effects.estimate, atol=1e-5)
+    monkeypatch.setattr("scgraphvci.model._effects.MAX_SUMS_BYTES", 1)
+    np.testing.assert_allclose(model.marginal_effect().std_error, effects.std_error, atol=1e-6)
+
+
+def test_frame_has_the_columns_of_the_design(effects):
+    frame = effects.to_frame()
+    assert list(frame.columns) == [
+        *["treatment", "cell_type", "donor", "gene", "estimate", "std_error", "ci_low", "ci_high", "p_value"],
+        *["p_value_adj", "robust", "observed", "plugin", "n_treated", "n_stratum", "n_clusters", "status"],
+    ]
+    assert len(frame) == 4 * 6 * 40
+    assert frame["gene"].iloc[:40].tolist() == list(effects.genes)
+
+
+def test_order_and_choice_of_treatments(model, effects):
+    first, second = model.treatments.perturbations[:2]
+    chosen = model.marginal_effect([second, first])
+    assert list(chosen.treatments) == [second, first]
+    np.testing.assert_allclose(chosen.estimate[0], effects.select(second).estimate[0], atol=1e-6)
+
+
+def test_recovers_the_sign_of_a_strong_effect(model):
+    """A knock-down lowers its own regulator: the least a marginal effect must show."""
+    effects = model.marginal_effect(groupby=[], estimator="observed")
+    for treatment in effects.treatments:
+        row = effects.to_frame(treatments=treatment, genes=treatment)
+        assert row["estimate"].item() < 0
+
+
+def test_no_covariates_at_all(new_screen, fit):
+    model = fit(new_screen(), categorical_covariate_keys=None)
+    effects = model.marginal_effect()
+    assert effects.strata.shape == (1, 0)
+    cells = table_of(model)
+    treatment = effects.treatments[0]
+    robust, _, _ = naive_effect(cells, treatment, "control", np.ones(240, dtype=bool))
+    np.testing.assert_allclose(effects.robust[0, 0], robust, atol=1e-5)
+
+
+def test_doses_choose_their_own_cells(fitted_doses):
+    adata = fitted_doses.adata
+    name = fitted_doses.treatments.perturbations[0]
+    used = (adata.obs["split"] != "ood").to_numpy()
+    for dose in (0.5, 2.0):
+        effects = fitted_doses.marginal_effect(name, dose=dose, groupby=[], pooled=True)
+        arm = used & ((adata.obs["perturbation"] == name) & (adata.obs["dose"].astype(str) == f"{dose:g}")).to_numpy()
+        assert effects.n_treated.item() == arm.sum() > 0
+        control = used & (adata.obs["perturbation"] == "control").to_numpy()
+        dense = adata.X.toarray()
+        expected = dense[arm].mean(axis=0) - dense[control].mean(axis=0)
+        np.testing.assert_allclose(effects.observed[0, 0], expected, atol=1e-5)
+
+
+def test_combination_as_reference(fitted_doses):
+    combination = next(name for name in fitted_doses.treatments.names if "+" in name)
+    single = fitted_doses.treatments.perturbations[0]
+    effects = fitted_doses.marginal_effect(single, reference=combination, groupby=[])
+    assert effects.params["reference"] == combination
+    with pytest.raises(ValueError, match="also the reference"):
+        fitted_doses.marginal_effect([single, combination], reference=combination)
+
+
+def test_treatment_only_seen_held_out_is_extrapolated(new_screen, fit):
+    adata = new_screen()
+    name = adata.obs["perturbation"].cat.categories[-1]
+    adata.obs.loc[adata.obs["perturbation"] == name, "split"] = "ood"
+    effects = fit(adata, max_epochs=1).marginal_effect()
+    row = list(effects.treatments).index(name)
+    assert (effects.status[row] == "extrapolated").all()
+    assert (effects.n_treated[row] == 0).all()
+
+
+def test_counts_are_on_the_scale_of_the_median_library(fitted_counts):
+    adata = fitted_counts.adata
+    effects = fitted_counts.marginal_effect(groupby=[], pooled=True, estimator="observed")
+    assert effects.params["scale"] == "counts"
+    counts = adata.layers["counts"].toarray().astype(float)
+    split = adata.obs["split"].to_numpy()
+    totals = counts.sum(axis=1, keepdims=True)
+    scaled = counts / totals * np.median(totals[split == "train"])
+    for i, treatment in enumerate(effects.treatments):
+        used = split != "ood"
+        arms = [used & (adata.obs["perturbation"] == name).to_numpy() for name in (treatment, "control")]
+        expected = scaled[arms[0]].mean(axis=0) - scaled[arms[1]].mean(axis=0)
+        np.testing.assert_allclose(effects.estimate[i, 0], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_rank_effects_takes_the_result(model):
+    adata = model.adata.copy()
+    rank_effects(adata, model.marginal_effect(groupby=[]), key_added="rank_effects")
+    assert "rank_effects" in adata.uns
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"groupby": "library"}, ValueError, r"library.*Choose from \['cell_type', 'donor'\]"),
+        ({"groupby": ["library"], "pooled": True}, ValueError, "library"),
+        ({"treatments": "NOPE"}, ValueError, "Unknown treatment 'NOPE'"),
+        ({"treatments": []}, ValueError, "No treatment"),
+        ({"reference": "NOPE"}, ValueError, "Unknown treatment 'NOPE'"),
+        ({"treatments": "control"}, ValueError, "also the reference"),
+        ({"cluster_key": "nowhere"}, KeyError, "nowhere"),
+        ({"estimator": "best"}, ValueError, "best"),
+        ({"alpha": 0}, ValueError, "alpha"),
+        ({"min_cells": 1}, ValueError, "min_cells"),
+        ({"p_adjust": "none"}, ValueError, "p_adjust"),
+        ({"dose": 1}, ValueError, "dose_key"),
+    ],
+)
+def test_wrong_requests_are_refused(model, arguments, error, match):
+    with pytest.raises(error, match=match):
+        model.marginal_effect(**arguments)
+
+
+def test_untrained_model_says_so(new_screen):
+    adata = new_screen()
+    sgv.GraphVCI.setup_anndata(adata)
+    with pytest.raises(RuntimeError, match="train"):
+        sgv.GraphVCI(adata, n_hidden=8).marginal_effect()
