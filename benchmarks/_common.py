@@ -15,6 +15,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import scanpy as sc
+import torch
 from rich.console import Console
 
 import scgraphvci as sgv
@@ -59,9 +60,11 @@ def load_kang(*, transferred: bool = True, n_genes: int = 1500) -> ad.AnnData:
     if not transferred:
         adata = adata[adata.obs["cell_type_source"] != "transferred"].copy()
     adata.layers["counts"] = adata.X.copy()
+    threads = torch.get_num_threads()
     sc.pp.normalize_total(adata, target_sum=1e3)
     sc.pp.log1p(adata)
     sc.pp.highly_variable_genes(adata, n_top_genes=n_genes)
+    torch.set_num_threads(threads)  # numba, which scanpy calls, raises torch's number too
     return adata[:, adata.var["highly_variable"]].copy()
 
 

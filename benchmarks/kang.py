@@ -5,8 +5,8 @@ Needs the folder named by SCGRAPHVCI_REAL_DATA. ``python benchmarks/kang.py --he
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
+import torch
 from _common import console, load_kang, mean_scores, motif_prior, parser, random_split, refine, save_table, train
 
 import scgraphvci as sgv
@@ -46,7 +46,7 @@ def main() -> None:
             model, time = train(adata, {**setup, "grn_key": grn_key}, args.seed, args.epochs)
             parts.append(evaluate_pairs({name: model}, baselines=None))
             seconds.append((name, time))
-            shown = {"cell type": cell_type, "model": name, **parts[-1][list(METRICS)].iloc[0].round(3), "s": round(time)}
+            shown = {"cell type": cell_type, "model": name, **parts[-1][list(METRICS)].iloc[0].round(3).to_dict(), "s": round(time)}
             console.print(shown, highlight=False)
     table = mean_scores(pd.concat(parts), "cell_type")
     spent = pd.DataFrame(seconds, columns=["what", "seconds"]).groupby("what", sort=False)["seconds"].mean().round(1)
@@ -54,7 +54,7 @@ def main() -> None:
         f"{full.n_obs} cells x {full.n_vars} highly variable genes (chosen on all cells), normalised to 1,000 and log1p. "
         f"{TREATMENT} is held out in one cell type at a time; predictions start from the control cells of that type. "
         f"R2 DE: 50 genes of largest Welch t. One seed ({args.seed}). VCI is GraphVCI without a network. "
-        f"Mean seconds on {_threads()} thread(s): {spent.to_dict()}."
+        f"Mean seconds on {torch.get_num_threads()} thread(s): {spent.to_dict()}."
     )
     for metric in METRICS:
         save_table(table[metric], f"Kang 2018, {metric}", args.out, f"{args.name}_{metric}", notes)
@@ -62,12 +62,5 @@ def main() -> None:
     save_table(mean, "Kang 2018, mean over cell types", args.out, args.name, notes)
 
 
-def _threads() -> int:
-    import torch
-
-    return torch.get_num_threads()
-
-
 if __name__ == "__main__":
-    np.seterr(all="raise", under="ignore")
     main()

@@ -6,10 +6,21 @@ from importlib.metadata import version
 
 from scvi import settings
 
-from scgraphvci import datasets, metrics
+from scgraphvci import baselines, datasets, grn, metrics, tl
 from scgraphvci.estimate import MarginalEffects
-from scgraphvci.model import GraphVCI
+from scgraphvci.model import GraphVCI, GRNRefiner
 
-__all__ = ["GraphVCI", "MarginalEffects", "__version__", "datasets", "metrics", "settings"]
+__all__ = [
+    "GRNRefiner",
+    "GraphVCI",
+    "MarginalEffects",
+    "__version__",
+    "baselines",
+    "datasets",
+    "grn",
+    "metrics",
+    "settings",
+    "tl",
+]
 
 __version__ = version("scgraphvci")

@@ -101,7 +101,8 @@ class TestTreatment:
         np.testing.assert_array_equal(before["max_dose"], [2, 2])
         np.testing.assert_array_equal(after["max_dose"], [2, 2])
         assert before["default_dose"] == after["default_dose"]
-        np.testing.assert_allclose(after["design"][screen.obs[TREATMENT_CODE]][held_out], [[25.0, 0.0]] * held_out.sum())
+        vectors = after["design"][screen.obs[TREATMENT_CODE]]
+        np.testing.assert_allclose(vectors[held_out], [[25.0, 0.0]] * held_out.sum())
 
     def test_untrained_perturbations_are_listed(self, screen):
         screen.obs.loc[screen.obs["perturbation"].isin(["B", "A+B"]), "split"] = "ood"

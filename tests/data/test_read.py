@@ -87,7 +87,7 @@ def test_names_must_be_unique(axis):
     adata = ad.AnnData(np.ones((3, 3)))
     require_unique_names(adata)
     setattr(adata, f"{axis}_names", ["a", "b", "a"])
-    with pytest.raises(ValueError, match=rf"{axis}_names are not unique, such as \['a'\]. Call `adata.{axis}_names_make"):
+    with pytest.raises(ValueError, match=rf"{axis}_names are not unique, such as \['a'\]. Call `adata.{axis}_names"):
         require_unique_names(adata)
 
 

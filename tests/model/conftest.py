@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 
 import pytest
@@ -20,18 +21,30 @@ def make_screen(**kwargs):
     return sgv.datasets.simulate(**{**sizes, **kwargs})
 
 
-def fit_model(adata, max_epochs=2, train=None, **kwargs):
-    """Set up and train a model: arguments of `setup_anndata` go there, all others to the constructor."""
-    names = {"layer", "dose_key", "combination_sep", "continuous_covariate_keys", "size_factor_key", "gene_features_key"}
-    names |= {"perturbation_key", "control", *SETUP}
-    setup = {key: kwargs.pop(key) for key in list(kwargs) if key in names}
-    sgv.GraphVCI.setup_anndata(adata, **{**SETUP, **setup})
+def train_model(adata, max_epochs=2, train=None, **kwargs):
+    """Build and train a model of data that were set up."""
     scvi.settings.seed = 0
     model = sgv.GraphVCI(adata, **{**SMALL, **kwargs})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The latent has collapsed")  # no wonder after two epochs
         model.train(max_epochs=max_epochs, **QUIET, **(train or {}))
     return model
+
+
+def fit_model(adata, **kwargs):
+    """Set up and train a model: arguments of `setup_anndata` go there, all others to the constructor."""
+    names = {
+        "layer",
+        "dose_key",
+        "combination_sep",
+        "continuous_covariate_keys",
+        "size_factor_key",
+        "gene_features_key",
+    }
+    names |= {"perturbation_key", "control", *SETUP}
+    setup = {key: kwargs.pop(key) for key in list(kwargs) if key in names}
+    sgv.GraphVCI.setup_anndata(adata, **{**SETUP, **setup})
+    return train_model(adata, **kwargs)
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +57,12 @@ def new_screen():
 def fit():
     """Factory of fitted models."""
     return fit_model
+
+
+@pytest.fixture(scope="session")
+def quiet_train():
+    """Factory of trained models of data that were set up."""
+    return train_model
 
 
 @pytest.fixture(scope="session")

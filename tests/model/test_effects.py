@@ -179,9 +179,7 @@ def test_equation_4_is_an_identity_in_float64(model):
     arms = {name: received == name for name in (treatment, "control")}
     outcome = cells["outcome"][used]
     sums.update(outcome, predicted[treatment], predicted["control"], arms[treatment], arms["control"], group)
-    result = marginal_effects(
-        [(treatment, sums)], strata=pd.DataFrame(index=[0]), genes=list(model.adata.var_names)
-    )
+    result = marginal_effects([(treatment, sums)], strata=pd.DataFrame(index=[0]), genes=list(model.adata.var_names))
     mean = {name: outcome[arms[name]].mean(axis=0) for name in arms}
     correction = {name: predicted[name].mean(axis=0) - predicted[name][arms[name]].mean(axis=0) for name in arms}
     expected = mean[treatment] + correction[treatment] - mean["control"] - correction["control"]
@@ -221,7 +219,9 @@ def test_stratum_without_control_warns_and_has_no_reference(new_screen, fit):
     with pytest.warns(UserWarning, match=r"1 strata have no control cells.*type0, .*'no_reference'"):
         model = fit(adata, max_epochs=1)
     effects = model.marginal_effect()
-    without = (effects.strata["cell_type"] == "type0") & (effects.strata["donor"] == adata.obs["donor"].cat.categories[0])
+    without = (effects.strata["cell_type"] == "type0") & (
+        effects.strata["donor"] == adata.obs["donor"].cat.categories[0]
+    )
     assert (effects.status[:, without] == "no_reference").all()
     assert not (effects.status[:, ~without] == "no_reference").any()
     assert np.isnan(effects.std_error[:, without]).all()

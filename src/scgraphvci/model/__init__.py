@@ -1,5 +1,6 @@
 """The user's models."""
 
 from scgraphvci.model._graphvci import GraphVCI
+from scgraphvci.model._refiner import GRNRefiner
 
-__all__ = ["GraphVCI"]
+__all__ = ["GRNRefiner", "GraphVCI"]

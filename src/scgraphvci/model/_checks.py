@@ -1,11 +1,39 @@
-"""Checks of expression against the likelihood."""
+"""Checks of options, and of expression against the likelihood."""
 
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, get_args
+
+from scgraphvci.model._presets import Preset
+from scgraphvci.module._likelihood import Likelihood
+from scgraphvci.module._module import DistributionLoss
+from scgraphvci.module._networks import Pooling
 
 RAW_COUNTS_FROM = 30  # log1p of normalised expression stays far below; whole numbers above this are raw counts
+
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "likelihood": get_args(Likelihood),
+    "decoder": ("dot", "attention"),
+    "distribution_loss": get_args(DistributionLoss),
+    "preset": get_args(Preset),
+    "dispersion": ("gene", "gene-cell"),
+    "graph_pooling": get_args(Pooling),
+}
+
+
+def check_options(**options: Any) -> None:
+    """Check the options that are one of a few words; others pass.
+
+    Raises
+    ------
+    ValueError
+        If a word is not among those allowed.
+    """
+    for name, allowed in CHOICES.items():
+        if name in options and options[name] not in allowed:
+            msg = f"Unknown {name} {options[name]!r}. Choose one of {list(allowed)}."
+            raise ValueError(msg)
 
 
 def check_outcome(state: Any, likelihood: str) -> None:
@@ -14,11 +42,8 @@ def check_outcome(state: Any, likelihood: str) -> None:
     Raises
     ------
     ValueError
-        If the likelihood is unknown, or one for counts is to be used on values that are not counts.
+        If a likelihood for counts is to be used on values that are not counts.
     """
-    if likelihood not in ("normal", "nb", "zinb"):
-        msg = f"Unknown likelihood {likelihood!r}. Choose one of ['normal', 'nb', 'zinb']."
-        raise ValueError(msg)
     if likelihood != "normal" and (not state["integer"] or state["min"] < 0):
         what = f"negative values (smallest {state['min']})" if state["min"] < 0 else "values that are not whole numbers"
         msg = f"likelihood={likelihood!r} needs counts, but expression holds {what}. Name the layer of counts at setup."

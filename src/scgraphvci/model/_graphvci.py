@@ -13,7 +13,7 @@ from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
 from scgraphvci._constants import KEYS
 from scgraphvci.data import StratumMoments, TreatmentTable, stratum_moments
 from scgraphvci.data._moments import library_sizes
-from scgraphvci.model._checks import check_outcome
+from scgraphvci.model._checks import check_options, check_outcome
 from scgraphvci.model._effects import EffectsMixin
 from scgraphvci.model._predict import PredictionMixin
 from scgraphvci.model._presets import PAPER_DIVERGENCE_WEIGHT, PRESETS, Preset
@@ -91,16 +91,15 @@ class GraphVCI(
         **module_kwargs: Any,
     ) -> None:
         super().__init__(adata, registry)
-        if preset not in PRESETS:
-            msg = f"Unknown preset {preset!r}. Choose one of {list(PRESETS)}."
-            raise ValueError(msg)
-        check_outcome(self.get_state_registry(KEYS.OUTCOME), likelihood)
+        check_options(preset=preset)
         chosen = {"decoder": decoder, "distribution_loss": distribution_loss}
         settings = {
             **PRESETS[preset].module,
             **{key: value for key, value in chosen.items() if value is not None},
             **module_kwargs,
         }
+        check_options(likelihood=likelihood, **settings)
+        check_outcome(self.get_state_registry(KEYS.OUTCOME), likelihood)
         n_genes = self.summary_stats["n_vars"]
         if preset == "paper":
             settings.setdefault("divergence_weight", PAPER_DIVERGENCE_WEIGHT * n_genes)
@@ -211,7 +210,11 @@ class GraphVCI(
         if not self.is_trained_:
             self.module.initialise(moments)
         validation_moments = self._moments(validation, float(self.module.library_size)) if len(validation) else None
-        trainer_kwargs.setdefault("check_val_every_n_epoch", 1 if early_stopping else max(1, max_epochs // 20))
+        if len(validation):
+            trainer_kwargs.setdefault("check_val_every_n_epoch", 1 if early_stopping else max(1, max_epochs // 20))
+        elif early_stopping:
+            msg = "`early_stopping` needs validation cells: mark some as 'test' in the split column, or leave it out."
+            raise ValueError(msg)
         trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
         if self._training_plan_cls is not AdversarialPlan:
             trainer_kwargs.setdefault("gradient_clip_val", 10.0)

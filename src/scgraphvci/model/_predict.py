@@ -190,7 +190,7 @@ class PredictionMixin(_Base):
                 target = self._expand(vector, n)
                 relative = _relative_library(encoded, library)
                 for draw in draws:
-                    parameters = self.module.decode(encoded.qz.sample(), target, encoded.genes)
+                    parameters = self.module.decode(encoded.qz.sample(), target, encoded.batch["levels"], encoded.genes)
                     outcome = self.module.outcome_distribution(parameters, relative).sample()
                     draw[position : position + n] = outcome.cpu().numpy()
                 position += n
@@ -283,7 +283,8 @@ class PredictionMixin(_Base):
     ) -> np.ndarray:
         """Counterfactual means at the posterior mean of the latent, shape ``(n_cells, n_genes)``."""
         latent = encoded.qz.mean
-        mean = self.module.mean(self.module.decode(latent, self._expand(vector, latent.shape[0]), encoded.genes))
+        target = self._expand(vector, latent.shape[0])
+        mean = self.module.mean(self.module.decode(latent, target, encoded.batch["levels"], encoded.genes))
         return (mean * _relative_library(encoded, library)).cpu().numpy()
 
     def _individuality(self, cells: np.ndarray) -> float:
@@ -291,7 +292,9 @@ class PredictionMixin(_Base):
         predicted, observed, pair = [], [], []
         for encoded in self._encoded(self.adata, cells, None):
             with torch.inference_mode():
-                parameters = self.module.decode(encoded.qz.mean, encoded.batch["treatment"], encoded.genes)
+                parameters = self.module.decode(
+                    encoded.qz.mean, encoded.batch["treatment"], encoded.batch["levels"], encoded.genes
+                )
                 predicted.append(self.module.mean(parameters).cpu().numpy())
             observed.append(encoded.batch["outcome"].cpu().numpy())
         manager = self.adata_manager

@@ -40,6 +40,7 @@ PRESETS: dict[Preset, Settings] = {
         module={
             "decoder": "attention",
             "distribution_loss": "kernel",
+            "distribution_target": "cell",
             "kernel_bandwidth": 1.0,
             "dispersion": "gene-cell",
             "n_latent": 128,

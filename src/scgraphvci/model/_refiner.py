@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_GENES_ALL_PAIRS = 5_000  # 25 million logits, the one dense array
-DEFAULT_STEPS = 3_000
+DEFAULT_STEPS = 2_000
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -71,8 +71,8 @@ class GRNRefiner(SafeSavingMixin, UnsupervisedTrainingMixin, BaseModelClass):
     Notes
     -----
     What confidences mean. Edges of the prior start at .5 and others at .018, below the default threshold of .2: without
-    data the refined network is the prior. An edge rises while it explains a larger share of its target's variance than
-    `edge_penalty`, in competition with the other regulators of the target, and falls otherwise. Confidences are no
+    data the refined network is the prior. An edge rises while what it adds to the prediction of its target outweighs
+    its penalty, in competition with the target's other regulators, and falls otherwise. Confidences are no
     probabilities and say nothing about direction beyond the candidates; association with an unmeasured common cause
     raises them too.
 
@@ -212,7 +212,7 @@ class GRNRefiner(SafeSavingMixin, UnsupervisedTrainingMixin, BaseModelClass):
         Parameters
         ----------
         max_epochs
-            Passes over the training cells. None: as many as make 3,000 steps, at least 5.
+            Passes over the training cells. None: as many as make 2,000 steps, at least 5.
         accelerator, devices
             As in Lightning; one device.
         train_size, validation_size

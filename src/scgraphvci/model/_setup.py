@@ -219,6 +219,11 @@ def screen_fields(
     gene_features_key: str | None,
 ) -> list[Any]:
     """Return the fields of a screen. Those that check most cheaply come first."""
+    _check_keys("categorical_covariate_keys", categorical_covariate_keys, perturbation_key)
+    _check_keys("continuous_covariate_keys", continuous_covariate_keys, perturbation_key)
+    if combination_sep == "":
+        msg = "`combination_sep` is empty. Name what joins members, such as '+'; None never splits a treatment."
+        raise ValueError(msg)
     return [
         SplitField(split_key, mod_key=mod_key),
         GraphField(grn_key, gene_features_key, mod_key=mod_key),
@@ -228,3 +233,17 @@ def screen_fields(
         StratumField(categorical_covariate_keys, mod_key=mod_key),
         TreatmentField(perturbation_key, control, dose_key, combination_sep, split_key, mod_key=mod_key),
     ]
+
+
+def _check_keys(argument: str, keys: list[str] | None, perturbation_key: str) -> None:
+    """Check that covariate keys are a list of different columns, and none of them the treatment."""
+    if isinstance(keys, str):
+        msg = f"`{argument}` must be a list, such as [{keys!r}]."
+        raise TypeError(msg)
+    repeated = sorted({key for key in keys or [] if list(keys or []).count(key) > 1})
+    if repeated:
+        msg = f"`{argument}` names {repeated} twice. Name every column once."
+        raise ValueError(msg)
+    if perturbation_key in (keys or []):
+        msg = f"`{argument}` names {perturbation_key!r}, which is the treatment: a covariate is measured before it."
+        raise ValueError(msg)

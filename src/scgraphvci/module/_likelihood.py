@@ -53,7 +53,7 @@ def distribution(
     """
     dispersion = parameters[-1] if gene_dispersion is None else gene_dispersion
     if likelihood == "normal":
-        return Normal(parameters[0], torch.exp(dispersion.clamp(-10, 10)) + MIN_SCALE)
+        return Normal(parameters[0], torch.exp(dispersion.clamp(-10, 10)) + MIN_SCALE, validate_args=False)
     rate = _rate(parameters[0]) * library
     theta = torch.exp(dispersion.clamp(-10, 10))
     if likelihood == "nb":

@@ -10,6 +10,8 @@ from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import nn
 
 from scgraphvci._constants import KEYS
+from scgraphvci.data._moments import fit_additive
+from scgraphvci.module._additive import AdditiveBaseline
 from scgraphvci.module._graph import GraphEncoder
 from scgraphvci.module._likelihood import (
     MIN_SCALE,
@@ -21,7 +23,7 @@ from scgraphvci.module._likelihood import (
     n_parameters,
 )
 from scgraphvci.module._networks import CovariateEncoder, Decoder, Encoder, Pooling
-from scgraphvci.module._objective import gaussian_distance, kernel_distance, latent_divergence
+from scgraphvci.module._objective import gaussian_distance, kernel_distance, latent_divergence, mean_by_target
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +39,7 @@ DistributionLoss = Literal["kernel", "gaussian", "adversarial"]
 COUNTERFACTUAL_KEY = "counterfactual_treatment"  # treatment vectors t', (n_cells, n_perturbations)
 TARGET_MEAN_KEY = "target_mean"  # moments of (x, t'), (n_cells, n_genes)
 TARGET_VARIANCE_KEY = "target_variance"
-TARGET_OBSERVED_KEY = "target_observed"  # whether (x, t') was observed, (n_cells,)
+TARGET_ROW_KEY = "target_row"  # row of (x, t') in the moments, -1 where never observed, (n_cells,)
 
 
 class GraphVCIModule(BaseModuleClass):
@@ -65,10 +67,13 @@ class GraphVCIModule(BaseModuleClass):
         "attention" (key-dependent) or "dot" (key-independent). Without a graph the decoder is linear.
     distribution_loss
         "kernel", "gaussian" or "adversarial".
+    distribution_target
+        What is pulled to the stratum's moments: "stratum", the mean over the batch's cells of that stratum, which leaves
+        single cells free to differ; or "cell", each counterfactual by itself, as in the paper.
     kernel_bandwidth
         Kernel width: "gene" for each gene's standard deviation within strata and treatments, or a number.
     additive
-        Whether the decoder's mean has a gene intercept and a linear treatment shift.
+        Whether the decoder's mean has a gene intercept, covariate offsets and a linear treatment shift.
     residual_input
         Whether the encoder reads the deviation of expression from that additive part, rather than expression itself.
     individual_weight, covariate_weight, divergence_weight
@@ -91,6 +96,7 @@ class GraphVCIModule(BaseModuleClass):
         dispersion: Literal["gene", "gene-cell"] = "gene",
         decoder: Literal["attention", "dot"] = "dot",
         distribution_loss: DistributionLoss = "kernel",
+        distribution_target: Literal["stratum", "cell"] = "stratum",
         kernel_bandwidth: float | Literal["gene"] = "gene",
         n_latent: int = 32,
         n_hidden: int = 128,
@@ -112,6 +118,7 @@ class GraphVCIModule(BaseModuleClass):
         n_perturbations = design.shape[1]
         self.likelihood: Likelihood = likelihood
         self.distribution_loss = distribution_loss
+        self.distribution_target = distribution_target
         self.kernel_bandwidth = kernel_bandwidth
         self.residual_input = residual_input and additive
         self.individual_weight = individual_weight
@@ -137,14 +144,15 @@ class GraphVCIModule(BaseModuleClass):
             graph_pooling,
         )  # fmt: skip
         self.decoder = Decoder(
-            n_genes, n_perturbations, n_treatment_embedding, n_latent, n_graph, n_hidden, n_layers, dropout_rate,
-            n_parameters(likelihood, dispersion), decoder, additive,
+            n_genes, n_treatment_embedding, n_latent, n_graph, n_hidden, n_layers, dropout_rate,
+            n_parameters(likelihood, dispersion), decoder,
         )  # fmt: skip
+        self.additive = AdditiveBaseline(n_genes, n_perturbations, n_levels) if additive else None
         self.gene_dispersion = nn.Parameter(torch.zeros(n_genes)) if dispersion == "gene" else None
 
     @torch.no_grad()
     def initialise(self, moments: StratumMoments) -> None:
-        """Set scale, centre and intercept from the training cells."""
+        """Set scale, centre, intercept and additive shift from the training cells, so that training starts there."""
         tiny = 1e-4
         mean = torch.as_tensor(moments.gene_mean, dtype=torch.float32).to(self.input_mean)
         variance = torch.as_tensor(moments.within_variance, dtype=torch.float32).to(self.input_mean)
@@ -152,8 +160,10 @@ class GraphVCIModule(BaseModuleClass):
         self.input_mean.copy_(torch.as_tensor(moments.input_mean))
         self.within_scale.copy_(variance.sqrt() + MIN_SCALE)
         count = is_count(self.likelihood)
-        if self.decoder.intercept is not None:
-            self.decoder.intercept.copy_(torch.log(mean + tiny) if count else mean)
+        if self.additive is not None:
+            n_levels = [len(offset) for offset in self.additive.offsets]
+            fit = fit_additive(moments, self.design.cpu().numpy(), self.strata.cpu().numpy(), n_levels, log=count)
+            self.additive.start_from(fit)
         if self.gene_dispersion is not None:
             if count:  # NB: v = m + m^2 / theta
                 theta = (mean.square() / (variance - mean).clamp(min=tiny)).clamp(0.1, 100.0)
@@ -165,16 +175,17 @@ class GraphVCIModule(BaseModuleClass):
         """Return gene embeddings H (n_genes, n_hidden), or None without a graph. Once per step, not per cell."""
         return None if self.graph is None else self.graph()
 
-    def to_input(self, outcome: Tensor, treatment: Tensor) -> Tensor:
+    def to_input(self, outcome: Tensor, treatment: Tensor, levels: Tensor) -> Tensor:
         """Bring an outcome on the model's scale to the scale the encoder reads.
 
-        That is log1p for counts, and the deviation from the additive part of the decoder (or from the gene mean).
+        That is log1p for counts, and the deviation from the additive baseline under the cell's own treatment (or from
+        the gene mean): what the model would have expected anyway says nothing about the cell.
         """
         count = is_count(self.likelihood)
         value = torch.log1p(outcome) if count else outcome
-        if not self.residual_input:
+        if self.additive is None or not self.residual_input:
             return value - self.input_mean
-        baseline = self.decoder.baseline(treatment).detach()
+        baseline = self.additive(treatment, levels).detach()
         return value - (torch.log1p(mean_of("nb", [baseline])) if count else baseline)
 
     def encode(
@@ -189,11 +200,14 @@ class GraphVCIModule(BaseModuleClass):
         """Return q(z | y, g, x, t) for outcomes on the model's scale (counts per standard library for counts)."""
         encoder = self.encoder if encoder is None else encoder
         covariates = self.covariates(levels, continuous)
-        return encoder(self.to_input(outcome, treatment), self.treatment_embedding(treatment), covariates, genes)
+        return encoder(self.to_input(outcome, treatment, levels), self.treatment_embedding(treatment), covariates, genes)
 
-    def decode(self, latent: Tensor, treatment: Tensor, genes: Tensor | None) -> list[Tensor]:
-        """Return the decoder's parameters, each ``(n_cells, n_genes)``."""
-        return self.decoder(latent, treatment, self.treatment_embedding(treatment), genes)
+    def decode(self, latent: Tensor, treatment: Tensor, levels: Tensor, genes: Tensor | None) -> list[Tensor]:
+        """Return the outcome's parameters, each ``(n_cells, n_genes)``: the decoder's plus the additive baseline."""
+        parameters = self.decoder(latent, self.treatment_embedding(treatment), genes)
+        if self.additive is not None:
+            parameters[0] = parameters[0] + self.additive(treatment, levels)
+        return parameters
 
     def mean(self, parameters: list[Tensor]) -> Tensor:
         """Return the conditional mean on the model's scale, shape ``(n_cells, n_genes)``."""
@@ -249,6 +263,7 @@ class GraphVCIModule(BaseModuleClass):
             "genes": inference_outputs["genes"],
             "treatment": batch["treatment"],
             "counterfactual": tensors.get(COUNTERFACTUAL_KEY),
+            "levels": batch["levels"],
             "library": batch["library"],
         }
 
@@ -259,16 +274,22 @@ class GraphVCIModule(BaseModuleClass):
         genes: Tensor | None,
         treatment: Tensor,
         counterfactual: Tensor | None,
+        levels: Tensor,
         library: Tensor | float,
     ) -> dict[str, Any]:
         """Decode latent samples under the cells' own treatment and one of them under the counterfactual one."""
         n = treatment.shape[0]
         latent = qz.rsample((self.n_samples,)).flatten(0, 1)
-        stacked = treatment.repeat(self.n_samples, 1)
+        stacked, where = treatment.repeat(self.n_samples, 1), levels.repeat(self.n_samples, 1)
         if counterfactual is None:
-            factual, other = self.decode(latent, stacked, genes), None
+            factual, other = self.decode(latent, stacked, where, genes), None
         else:  # one pass through the decoder for both
-            both = self.decode(torch.cat([latent, latent[:n]]), torch.cat([stacked, counterfactual]), genes)
+            both = self.decode(
+                torch.cat([latent, latent[:n]]),
+                torch.cat([stacked, counterfactual]),
+                torch.cat([where, levels]),
+                genes,
+            )
             factual = [parameter[: self.n_samples * n] for parameter in both]
             other = [parameter[self.n_samples * n :] for parameter in both]
         repeated = library.repeat(self.n_samples, 1) if isinstance(library, torch.Tensor) else library
@@ -296,7 +317,7 @@ class GraphVCIModule(BaseModuleClass):
         counterfactual = tensors[COUNTERFACTUAL_KEY]
         predicted = self.mean(parameters)
         distance = self._distribution_distance(tensors, batch, predicted, parameters, discriminator)
-        observed = tensors[TARGET_OBSERVED_KEY].to(distance.dtype)
+        observed = (tensors[TARGET_ROW_KEY] >= 0).to(distance.dtype)
         distance = distance * observed
         n_observed = observed.sum().clamp(min=1.0)
 
@@ -338,6 +359,8 @@ class GraphVCIModule(BaseModuleClass):
             logit = discriminator(self, drawn, tensors[COUNTERFACTUAL_KEY], batch["levels"], batch["continuous"])
             return nn.functional.softplus(-logit)
         mean, variance = tensors[TARGET_MEAN_KEY], tensors[TARGET_VARIANCE_KEY]
+        if self.distribution_target == "stratum":
+            predicted = mean_by_target(predicted, tensors[TARGET_ROW_KEY])
         if self.distribution_loss == "gaussian":
             return gaussian_distance(predicted, mean, variance)
         bandwidth = self.within_scale if self.kernel_bandwidth == "gene" else float(self.kernel_bandwidth)
@@ -350,6 +373,6 @@ class GraphVCIModule(BaseModuleClass):
         inference = self.inference(**self._get_inference_input(tensors))
         draws = []
         for _ in range(n_samples):
-            parameters = self.decode(inference["qz"].sample(), batch["treatment"], inference["genes"])
+            parameters = self.decode(inference["qz"].sample(), batch["treatment"], batch["levels"], inference["genes"])
             draws.append(self.outcome_distribution(parameters, batch["library"]).sample())
         return torch.stack(draws)

@@ -43,7 +43,30 @@ def gaussian_distance(predicted: Tensor, mean: Tensor, variance: Tensor) -> Tens
 
     Arguments are those of `kernel_distance`; the variance must be positive.
     """
-    return -Normal(mean, variance.sqrt()).log_prob(predicted).mean(dim=-1)
+    return -Normal(mean, variance.sqrt(), validate_args=False).log_prob(predicted).mean(dim=-1)
+
+
+def mean_by_target(predicted: Tensor, target: Tensor) -> Tensor:
+    """Replace each cell's counterfactual by the mean over the cells of the batch with the same target.
+
+    A distance of these means to the moments of the target asks the *set* of counterfactuals to match a stratum, and
+    leaves each of them free to differ; a distance of single counterfactuals pulls every cell to the stratum's mean.
+
+    Parameters
+    ----------
+    predicted
+        Counterfactual means, shape ``(n_cells, n_genes)``.
+    target
+        Code of each cell's stratum and counterfactual treatment, shape ``(n_cells,)``.
+
+    Returns
+    -------
+    Shape ``(n_cells, n_genes)``.
+    """
+    codes, group = torch.unique(target, return_inverse=True)
+    total = predicted.new_zeros(codes.numel(), predicted.shape[1]).index_add(0, group, predicted)
+    count = torch.bincount(group, minlength=codes.numel()).to(predicted.dtype)
+    return (total / count[:, None])[group]
 
 
 def latent_divergence(factual: Normal, counterfactual: Normal, n_genes: int) -> Tensor:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MAX_LOGIT = 12.0  # sigmoid(-12) = 6e-6: beyond it a confidence says nothing more
 HIDDEN_SHARE = 0.2
+MIN_PENALTY = 0.005  # what a default number of steps can act on
 
 
 class RefineModule(BaseModuleClass):
@@ -47,12 +48,14 @@ class RefineModule(BaseModuleClass):
     p_keep, p_add
         Probability of sampling pairs of the prior (and the diagonal, where allowed), and all other candidates.
     edge_penalty
-        Cost of an edge: the share of a target's variance it must explain. Adds ``edge_penalty * sum(sigmoid(L)) / N`` to the
-        loss, which is lambda * mean(sigmoid(L)) of Eq. 13 with lambda = edge_penalty * N when all pairs are candidates.
+        Cost of an edge, in units of its target's variance. Adds ``edge_penalty * sum(sigmoid(L)) / N`` to the loss, which is
+        lambda * mean(sigmoid(L)) of Eq. 13 with lambda = edge_penalty * N when all pairs are candidates. An edge alone in
+        its row rises while the absolute covariance it carries is above ``edge_penalty / (2 gain)``. None:
+        ``2 gain sqrt(2 / n_cells)``, that is covariance beyond sqrt(2) standard errors, below which an edge is not
+        expected to help in predicting new cells (Akaike's criterion); at least 0.005.
     absent_penalty
-        The same for pairs outside the prior. None: so large that, of all these pairs, none is expected to rise on chance
-        covariance in the training cells: ``2 gain sqrt(2 log(n_absent) / n_cells)``, the universal threshold of Donoho and
-        Johnstone for the slope at which an edge starts to rise; at least `edge_penalty`.
+        The same for pairs outside the prior. None: ``2 gain sqrt(2 log(n_absent) / n_cells)``, so that of all these pairs
+        none is expected to rise on chance covariance (universal threshold of Donoho and Johnstone); at least the former.
     self_penalty
         Added on the diagonal.
     hide_self
@@ -84,10 +87,10 @@ class RefineModule(BaseModuleClass):
         features: np.ndarray | int = 8,
         *,
         n_layers: int = 1,
-        n_hidden: int = 16,
+        n_hidden: int = 8,
         p_keep: float = 0.982,
         p_add: float = 0.018,
-        edge_penalty: float = 0.005,
+        edge_penalty: float | None = None,
         absent_penalty: float | None = None,
         self_penalty: float = 0.0,
         hide_self: bool = True,
@@ -99,13 +102,14 @@ class RefineModule(BaseModuleClass):
         absent_logit: float = -4.0,
     ) -> None:
         super().__init__()
-        penalties = {"edge_penalty": edge_penalty, "absent_penalty": absent_penalty or 0.0, "self_penalty": self_penalty}
+        penalties = {"edge_penalty": edge_penalty, "absent_penalty": absent_penalty, "self_penalty": self_penalty}
         _check_options(n_layers, n_hidden, {"p_keep": p_keep, "p_add": p_add}, penalties, gain)
         self.n_genes, self.n_hidden, self.gain, self.null_slot = n_genes, n_hidden, gain, null_slot
         self.p_keep, self.p_add = p_keep, p_add
-        self.edge_penalty, self.self_penalty = edge_penalty, self_penalty
-        self._scale_absent_penalty = absent_penalty is None
-        self.register_buffer("absent_penalty", torch.tensor(edge_penalty if absent_penalty is None else absent_penalty))
+        self.self_penalty = self_penalty
+        self._given_penalties = edge_penalty, absent_penalty
+        self.register_buffer("edge_penalty", torch.tensor(MIN_PENALTY))
+        self.register_buffer("absent_penalty", torch.tensor(MIN_PENALTY))
         self.hidden_share = HIDDEN_SHARE if hide_self and n_layers > 1 else 0.0
         self.signed = signed
         prior = np.asarray(prior, dtype=np.int64)
@@ -159,11 +163,19 @@ class RefineModule(BaseModuleClass):
         self.own_scale.copy_(torch.as_tensor(statistics.own_scale))
         sign = torch.as_tensor(statistics.sign).ravel()
         self.sign.copy_(sign if self.candidates.keys is None else sign[self.candidates.keys])
-        if self._scale_absent_penalty:
-            chance = math.sqrt(2 * math.log(max(2, self.candidates.n_absent)) / statistics.n_cells)
-            self.absent_penalty.fill_(max(self.edge_penalty, 2 * self.gain * chance))
+        self._set_penalties(statistics.n_cells)
         if self.learn_features:
             self.features.copy_(torch.as_tensor(statistics.features))
+
+    def _set_penalties(self, n_cells: int) -> None:
+        edge_penalty, absent_penalty = self._given_penalties
+        step = 2 * self.gain * math.sqrt(2 / n_cells)
+        if edge_penalty is None:
+            edge_penalty = max(MIN_PENALTY, step)
+        if absent_penalty is None:
+            absent_penalty = max(edge_penalty, step * math.sqrt(math.log(max(2, self.candidates.n_absent))))
+        self.edge_penalty.fill_(edge_penalty)
+        self.absent_penalty.fill_(absent_penalty)
 
     def sample_edges(self, generator: torch.Generator) -> Edges:
         """Draw the hard mask of a training step."""
@@ -321,7 +333,7 @@ class RefineModule(BaseModuleClass):
 
 
 def _check_options(
-    n_layers: int, n_hidden: int, probabilities: dict[str, float], penalties: dict[str, float], gain: float
+    n_layers: int, n_hidden: int, probabilities: dict[str, float], penalties: dict[str, float | None], gain: float
 ) -> None:
     if n_layers < 1 or n_hidden < 1:
         msg = f"n_layers={n_layers} and n_hidden={n_hidden} must be at least 1."
@@ -331,7 +343,7 @@ def _check_options(
             msg = f"{name}={value} must be a probability above 0."
             raise ValueError(msg)
     for name, value in penalties.items():
-        if not (math.isfinite(value) and value >= 0):
+        if value is not None and not (math.isfinite(value) and value >= 0):
             msg = f"{name}={value} must be finite and not negative."
             raise ValueError(msg)
     if not (math.isfinite(gain) and gain > 0):

@@ -47,7 +47,7 @@ def refine_grn(
     gene_features_key
         Features in `adata.varm`; components of co-expression in training cells if None.
     max_epochs
-        Passes over the training cells; enough for 3,000 steps if None.
+        Passes over the training cells; enough for 2,000 steps if None.
     threshold
         Confidence above which an edge is in the refined network.
     seed
@@ -99,7 +99,7 @@ def refine_grn(
         model = GRNRefiner(work, **(model_kwargs or {}))
         model.train(max_epochs=max_epochs, plan_kwargs=plan_kwargs, **train_kwargs)
     refined = model.get_refined_grn(threshold)
-    GRNRefiner.deregister_manager(work)
+    model.deregister_manager(work)
 
     above = refined[refined["status"] != "dropped"]
     if above.empty:

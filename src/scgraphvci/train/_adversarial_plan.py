@@ -9,7 +9,7 @@ from torch import nn
 
 from scgraphvci.module._discriminator import Discriminator
 from scgraphvci.module._likelihood import draw_like
-from scgraphvci.module._module import COUNTERFACTUAL_KEY, GraphVCIModule
+from scgraphvci.module._module import COUNTERFACTUAL_KEY, TARGET_ROW_KEY, GraphVCIModule
 from scgraphvci.train._plan import CounterfactualPlan
 
 if TYPE_CHECKING:
@@ -43,24 +43,22 @@ class AdversarialPlan(CounterfactualPlan):
         self.discriminator.requires_grad_(False)
         output = self._step(batch, discriminator=self.discriminator)
         self.discriminator.requires_grad_(True)
-        self._check_finite(output)
-        self._apply(model_optimizer, output.loss, self.module.parameters())
+        self._check_finite(output, batch_idx)
+        self._descend(model_optimizer, output.loss, self.module.parameters())
 
         loss = self._discriminator_loss(batch)
         if loss is not None:
-            self._apply(discriminator_optimizer, loss, self.discriminator.parameters())
+            self._descend(discriminator_optimizer, loss, self.discriminator.parameters())
             self.log("discriminator_loss_train", loss, on_step=False, on_epoch=True,
                      batch_size=output.n_obs_minibatch, sync_dist=self.use_sync_dist)  # fmt: skip
-        self.log("train_loss", output.loss, on_step=False, on_epoch=True, prog_bar=True,
-                 batch_size=output.n_obs_minibatch, sync_dist=self.use_sync_dist)  # fmt: skip
-        self._log_terms(output, "train")
+        self._log_training(output, model_optimizer.param_groups[0]["lr"])
         return None  # the optimisers were stepped above
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Log the loss of a minibatch and gather its counterfactual means."""
         self._validate(batch, discriminator=self.discriminator)
 
-    def _apply(self, optimizer: Any, loss: Tensor, parameters: Any) -> None:
+    def _descend(self, optimizer: Any, loss: Tensor, parameters: Any) -> None:
         optimizer.zero_grad()
         self.manual_backward(loss)
         nn.utils.clip_grad_norm_(parameters, self.gradient_clip)
@@ -69,14 +67,14 @@ class AdversarialPlan(CounterfactualPlan):
     def _discriminator_loss(self, batch: dict[str, Tensor]) -> Tensor | None:
         """Cross-entropy of observed cells against counterfactuals of the same strata; None where none is known."""
         module = self.module
-        known = batch["target_observed"]
+        known = batch[TARGET_ROW_KEY] >= 0
         if not known.any():
             return None
         cells = module.unpack(batch)
         with torch.no_grad():
             genes = module.embed_genes()
             qz = module.encode(cells["outcome"], cells["treatment"], cells["levels"], cells["continuous"], genes)
-            parameters = module.decode(qz.sample(), batch[COUNTERFACTUAL_KEY], genes)
+            parameters = module.decode(qz.sample(), batch[COUNTERFACTUAL_KEY], cells["levels"], genes)
             constructed = draw_like(module.outcome_distribution(parameters))
         covariates = (cells["levels"], cells["continuous"])
         real = self.discriminator(module, cells["outcome"], cells["treatment"], *covariates)

@@ -15,7 +15,7 @@ from scgraphvci.module._likelihood import MIN_SCALE
 from scgraphvci.module._module import (
     COUNTERFACTUAL_KEY,
     TARGET_MEAN_KEY,
-    TARGET_OBSERVED_KEY,
+    TARGET_ROW_KEY,
     TARGET_VARIANCE_KEY,
     GraphVCIModule,
 )
@@ -82,6 +82,7 @@ class CounterfactualPlan(TrainingPlan):
         # Held in lists so that neither becomes a submodule: they are no part of the state or of the optimiser.
         self._frozen_encoder: list[torch.nn.Module] = []
         self._last_good: list[dict[str, Tensor]] = []
+        self._good_epoch = 0
 
     def on_train_start(self) -> None:
         """Keep the weights that training starts from."""
@@ -94,10 +95,9 @@ class CounterfactualPlan(TrainingPlan):
             self._frozen_encoder[:] = [copy.deepcopy(self.module.encoder).requires_grad_(False)]
 
     def on_train_epoch_end(self) -> None:
-        """Keep the weights, to return to if a later loss is not finite."""
+        """Check the weights: after the last step of training no loss would tell."""
         if not all(torch.isfinite(parameter).all() for parameter in self.module.parameters()):
             self._stop("The weights became NaN or infinite", "gradient")
-        self._keep_weights()
 
     def on_validation_epoch_start(self) -> None:
         """Use the same draws in every validation, so that epochs compare."""
@@ -115,12 +115,8 @@ class CounterfactualPlan(TrainingPlan):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
         """Return the loss of a minibatch."""
         output = self._step(batch)
-        self._check_finite(output)
-        self.log("train_loss", output.loss, on_step=self.on_step, on_epoch=self.on_epoch, prog_bar=True,
-                 batch_size=output.n_obs_minibatch, sync_dist=self.use_sync_dist)  # fmt: skip
-        self._log_terms(output, "train")
-        self.log("lr", self.optimizers().param_groups[0]["lr"], on_step=False, on_epoch=True,
-                 batch_size=output.n_obs_minibatch, sync_dist=self.use_sync_dist)  # fmt: skip
+        self._check_finite(output, batch_idx)
+        self._log_training(output, self.optimizers().param_groups[0]["lr"])
         return output.loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -149,15 +145,27 @@ class CounterfactualPlan(TrainingPlan):
 
     def _draw(self, batch: dict[str, Tensor]) -> None:
         """Add counterfactual treatments and the moments of their strata to a minibatch."""
-        condition = draw_counterfactual(batch[KEYS.TREATMENT].long().flatten(), self.frequency)
-        row = self.target_row[batch[KEYS.STRATUM].long().flatten(), condition]
+        own, stratum = batch[KEYS.TREATMENT].long().flatten(), batch[KEYS.STRATUM].long().flatten()
+        condition = draw_counterfactual(own, self.frequency)
+        if self.module.distribution_target == "stratum":  # one treatment per stratum, so that its cells form a set
+            shared = torch.multinomial(self.frequency, self.target_row.shape[0], replacement=True)[stratum]
+            condition = torch.where(shared == own, condition, shared)
+        row = self.target_row[stratum, condition]
         batch["counterfactual_condition"] = condition
         batch[COUNTERFACTUAL_KEY] = self.module.design[condition]
-        batch[TARGET_OBSERVED_KEY] = row >= 0
+        batch[TARGET_ROW_KEY] = row
         if self.module.distribution_loss != "adversarial":
             safe = row.clamp(min=0)
             batch[TARGET_MEAN_KEY] = self.target_mean[safe]
             batch[TARGET_VARIANCE_KEY] = self.target_variance[safe]
+
+    def _log_training(self, output: LossOutput, lr: float) -> None:
+        """Log the loss of a step, its terms and the learning rate."""
+        self.log("train_loss", output.loss, on_step=self.on_step, on_epoch=self.on_epoch, prog_bar=True,
+                 batch_size=output.n_obs_minibatch, sync_dist=self.use_sync_dist)  # fmt: skip
+        self._log_terms(output, "train")
+        self.log("lr", lr, on_step=False, on_epoch=True,
+                 batch_size=output.n_obs_minibatch, sync_dist=self.use_sync_dist)  # fmt: skip
 
     def _log_terms(self, output: LossOutput, mode: str) -> None:
         """Log the three terms. scvi-tools' own accumulators break under distributed training with extra metrics."""
@@ -174,9 +182,11 @@ class CounterfactualPlan(TrainingPlan):
             sync_dist=self.use_sync_dist,
         )
 
-    def _check_finite(self, output: LossOutput) -> None:
-        """Stop at a non-finite loss, leaving the module with the last epoch's weights."""
+    def _check_finite(self, output: LossOutput, batch_idx: int) -> None:
+        """Stop at a non-finite loss, leaving the module with the last weights of an epoch whose loss was finite."""
         if torch.isfinite(output.loss):
+            if batch_idx == 0:  # only now is it known that the last epoch ended well
+                self._keep_weights()
             return
         terms = {
             "reconstruction_loss": output.reconstruction_loss_sum,
@@ -188,11 +198,12 @@ class CounterfactualPlan(TrainingPlan):
 
     def _keep_weights(self) -> None:
         self._last_good[:] = [{key: value.detach().clone() for key, value in self.module.state_dict().items()}]
+        self._good_epoch = self.current_epoch
 
     def _stop(self, what: str, term: str) -> None:
         """Return to the weights kept last and stop training."""
         self.module.load_state_dict(self._last_good[0])
-        kept = "before training" if self.current_epoch == 0 else "of the last full epoch"
+        kept = "before training" if self._good_epoch == 0 else f"at the start of epoch {self._good_epoch}"
         msg = (
             f"{what} in epoch {self.current_epoch} (term: {term}); the weights {kept} are kept. "
             "Lower the learning rate (`plan_kwargs={'lr': ...}`) or check the data for extreme values."

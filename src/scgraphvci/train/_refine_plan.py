@@ -42,7 +42,7 @@ class RefinePlan(TrainingPlan):
         module: RefineModule,
         *,
         lr: float = 3e-3,
-        logit_lr: float = 2.0,
+        logit_lr: float = 3.0,
         threshold: float = 0.2,
         seed: int = 0,
         weight_decay: float = 0.0,

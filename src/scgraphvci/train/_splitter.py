@@ -36,6 +36,10 @@ class SplitByColumn(DataSplitter):
             kwargs["external_indexing"] = split_indices(adata_manager, train_size, validation_size, shuffle_set_split)
         super().__init__(adata_manager, **kwargs)
 
+    def val_dataloader(self) -> Any:
+        """Return minibatches of validation cells; none, rather than None, where there are no such cells."""
+        return super().val_dataloader() or []
+
 
 def split_indices(
     adata_manager: AnnDataManager,

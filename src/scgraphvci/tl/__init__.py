@@ -1,0 +1,6 @@
+"""Tools that write to an AnnData."""
+
+from scgraphvci.tl._rank_effects import rank_effects
+from scgraphvci.tl._refine_grn import refine_grn
+
+__all__ = ["rank_effects", "refine_grn"]

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from scgraphvci.module._likelihood import MIN_SCALE, distribution, draw_like, is_count, mean_of, n_parameters
+
+SHAPE = (5, 4)
+
+
+def normal(*shape, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=shape))
+
+
+LOG_MEAN, LOGIT, LOG_DISPERSION = normal(*SHAPE), normal(*SHAPE, seed=1), normal(*SHAPE, seed=2)
+LIBRARY = torch.tensor([[0.2], [0.5], [1.0], [2.0], [5.0]]).double()
+COUNTS = np.random.default_rng(3).poisson(2.0, SHAPE)
+COUNTS[0] = 0
+
+
+def negative_binomial(dispersion):
+    theta = np.exp(dispersion.numpy())
+    mean = (LOG_MEAN.exp() * LIBRARY).numpy()
+    return stats.nbinom(theta, theta / (theta + mean)), mean
+
+
+def test_normal():
+    outcome = normal(*SHAPE, seed=3)
+    for gene_dispersion, scale in ((LOG_DISPERSION[0], LOG_DISPERSION[0]), (None, LOG_DISPERSION)):
+        dist = distribution("normal", [LOG_MEAN, LOG_DISPERSION], gene_dispersion, 1.0)
+        expected = stats.norm.logpdf(outcome.numpy(), LOG_MEAN.numpy(), np.exp(scale.numpy()) + MIN_SCALE)
+        np.testing.assert_allclose(dist.log_prob(outcome), expected, rtol=1e-10)
+    assert mean_of("normal", [LOG_MEAN]) is LOG_MEAN
+
+
+@pytest.mark.parametrize("per_gene", [True, False])
+def test_nb(per_gene):
+    dispersion = LOG_DISPERSION[0] if per_gene else LOG_DISPERSION
+    parameters = [LOG_MEAN] if per_gene else [LOG_MEAN, LOG_DISPERSION]
+    dist = distribution("nb", parameters, dispersion if per_gene else None, LIBRARY)
+    reference, mean = negative_binomial(dispersion)
+    np.testing.assert_allclose(dist.log_prob(torch.from_numpy(COUNTS)), reference.logpmf(COUNTS), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(dist.mean, mean, rtol=1e-10)
+    np.testing.assert_allclose(dist.variance, reference.var(), rtol=1e-6)
+
+
+def test_zinb():
+    dist = distribution("zinb", [LOG_MEAN, LOGIT], LOG_DISPERSION[0], LIBRARY)
+    reference, mean = negative_binomial(LOG_DISPERSION[0])
+    dropout = 1 / (1 + np.exp(-LOGIT.numpy()))
+    expected = np.log(dropout * (COUNTS == 0) + (1 - dropout) * reference.pmf(COUNTS))
+    np.testing.assert_allclose(dist.log_prob(torch.from_numpy(COUNTS)), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(dist.mean, (1 - dropout) * mean, rtol=1e-6)
+    np.testing.assert_allclose(mean_of("zinb", [LOG_MEAN, LOGIT]) * LIBRARY, (1 - dropout) * mean, rtol=1e-10)
+
+
+def test_means_are_at_the_standard_library():
+    np.testing.assert_allclose(mean_of("nb", [LOG_MEAN]), LOG_MEAN.exp())
+    np.testing.assert_allclose(mean_of("nb", [LOG_MEAN]), distribution("nb", [LOG_MEAN], LOG_DISPERSION[0], 1.0).mean)
+
+
+@pytest.mark.parametrize("likelihood", ["normal", "nb", "zinb"])
+def test_extreme_decoder_outputs_stay_finite(likelihood):
+    extreme = torch.tensor([[-1e4, 1e4, 0.0]]).requires_grad_()
+    dist = distribution(likelihood, [extreme, extreme], torch.tensor([-1e4, 1e4, 0.0]), 1.0)
+    loss = -dist.log_prob(torch.tensor([[0.0, 5.0, 2.0]]))
+    loss.sum().backward()
+    assert torch.isfinite(loss).all()
+    assert torch.isfinite(extreme.grad).all()
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "dispersion", "expected"),
+    [("normal", "gene", 1), ("normal", "gene-cell", 2), ("nb", "gene", 1), ("nb", "gene-cell", 2),
+     ("zinb", "gene", 2), ("zinb", "gene-cell", 3)],
+)  # fmt: skip
+def test_number_of_parameters(likelihood, dispersion, expected):
+    assert n_parameters(likelihood, dispersion) == expected
+    assert is_count(likelihood) == (likelihood != "normal")
+
+
+@pytest.mark.parametrize("likelihood", ["normal", "nb"])
+def test_draws_have_mean_variance_and_gradient(likelihood):
+    torch.manual_seed(0)
+    log_mean = torch.full((100_000, 1), 3.0, dtype=torch.float64).requires_grad_()
+    dist = distribution(likelihood, [log_mean], torch.tensor([1.0]).double(), 1.0)
+    draw = draw_like(dist)
+    assert draw.mean().item() == pytest.approx(dist.mean.mean().item(), rel=0.02)
+    assert (draw >= 0).all() or likelihood == "normal"
+    if likelihood == "normal":
+        assert draw.var().item() == pytest.approx(dist.variance.mean().item(), rel=0.02)
+    draw.sum().backward()
+    assert log_mean.grad.mean() > 0.5

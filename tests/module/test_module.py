@@ -1,0 +1,436 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import special, stats
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from scgraphvci._constants import KEYS
+from scgraphvci.data import StratumMoments
+from scgraphvci.data._moments import fit_additive
+from scgraphvci.module import Discriminator, GraphVCIModule
+
+N_CELLS, N_GENES, N_LATENT, N_HIDDEN = 9, 7, 3, 6
+DESIGN = np.array([[0.0, 0], [1, 0], [0, 1], [0.5, 1]], np.float32)
+STRATA = np.array([[0, 0], [1, 0], [1, 1]])
+EDGES = np.array([[0, 0, 3, 4, 5], [1, 2, 1, 5, 6]])
+WEIGHTS = np.array([1.0, -2.0, 0.5, 1.0, 3.0], np.float32)
+FEATURES = np.random.default_rng(5).normal(size=(N_GENES, 2)).astype(np.float32)
+GRAPH = {"edge_index": EDGES, "edge_weight": WEIGHTS, "gene_features": FEATURES}
+
+CONFIGURATIONS = {
+    "normal, attention, kernel": {**GRAPH, "decoder": "attention", "n_samples": 2},
+    "normal, dot, gaussian, published network": {
+        **GRAPH, "decoder": "dot", "distribution_loss": "gaussian", "dispersion": "gene-cell", "additive": False,
+        "graph_pooling": "sum",
+    },
+    "normal, no graph, fixed bandwidth": {
+        "kernel_bandwidth": 0.5, "residual_input": False, "n_continuous": 1, "distribution_target": "cell",
+    },
+    "nb, dot, kernel": {**GRAPH, "likelihood": "nb", "n_continuous": 2},
+    "nb, attention, gaussian": {
+        **GRAPH, "likelihood": "nb", "decoder": "attention", "distribution_loss": "gaussian", "n_samples": 3,
+        "dispersion": "gene-cell", "distribution_target": "cell",
+    },
+    "zinb, no graph": {"likelihood": "zinb", "additive": False},
+    "zinb, dot": {**GRAPH, "likelihood": "zinb"},
+}  # fmt: skip
+
+
+def build(**options):
+    """A module in float64 with weights, statistics and dispersions drawn at random."""
+    torch.manual_seed(0)
+    module = GraphVCIModule(
+        N_GENES, DESIGN, STRATA, [2, 2], n_latent=N_LATENT, n_hidden=N_HIDDEN, n_treatment_embedding=4,
+        n_covariate_embedding=2, n_graph_hidden=5, individual_weight=0.7, covariate_weight=1.3, divergence_weight=2.1,
+        **options,
+    ).double()  # fmt: skip
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        module.library_size.fill_(12.0)
+        module.input_mean.uniform_(0.2, 1.0)
+        module.within_scale.uniform_(0.5, 2.0)
+    return module
+
+
+def draw_tensors(module, *, size_factor=False, seed=0):
+    """A minibatch as the training plan hands it over."""
+    rng = np.random.default_rng(seed)
+    counts = module.likelihood != "normal"
+    code, other = rng.integers(4, size=(2, N_CELLS))
+    tensors = {
+        KEYS.OUTCOME: rng.poisson(2.0, (N_CELLS, N_GENES)) if counts else rng.normal(1, 1, (N_CELLS, N_GENES)),
+        KEYS.TREATMENT: code[:, None],
+        KEYS.STRATUM: rng.integers(3, size=(N_CELLS, 1)),
+        "counterfactual_treatment": DESIGN[other],
+        "target_mean": rng.gamma(2, 1, (N_CELLS, N_GENES)),
+        "target_variance": rng.gamma(2, 0.5, (N_CELLS, N_GENES)),
+        "target_row": rng.choice([-1, 2, 3, 5], N_CELLS),
+    }
+    n_continuous = module.covariates.n_out - 4
+    if n_continuous:
+        tensors[KEYS.CONTINUOUS] = rng.normal(size=(N_CELLS, n_continuous))
+    if size_factor:
+        tensors[KEYS.SIZE_FACTOR] = rng.uniform(5, 30, (N_CELLS, 1))
+    return {
+        key: torch.from_numpy(value).double() if value.dtype.kind in "if" and not key.startswith(("scgraphvci", "target_row"))
+        else torch.from_numpy(value)
+        for key, value in tensors.items()
+    }  # fmt: skip
+
+
+class NaiveLoss:
+    """The objective written a second time: numpy, one cell and one gene at a time, dense graph, naive softmax."""
+
+    def __init__(self, module, options):
+        self.weights = {key: value.detach().numpy() for key, value in module.state_dict().items()}
+        self.likelihood = options.get("likelihood", "normal")
+        self.options = options
+        self.additive = options.get("additive", True)
+        self.residual = options.get("residual_input", True) and self.additive
+        self.genes = self.embed_genes() if "edge_index" in options else None
+
+    def linear(self, name, value):
+        return self.weights[f"{name}.weight"] @ value + self.weights.get(f"{name}.bias", 0.0)
+
+    def mlp(self, name, value):
+        for layer in range(2):
+            value = self.linear(f"{name}.fc_layers.Layer {layer}.0", value)
+            value = np.maximum((value - value.mean()) / np.sqrt(value.var() + 1e-5), 0)
+        return value
+
+    def embed_genes(self):
+        adjacency = np.zeros((N_GENES, N_GENES))
+        for source, target, weight in zip(*EDGES, WEIGHTS, strict=True):
+            adjacency[source, target] = weight / np.abs(WEIGHTS).mean()
+        adjacency += np.eye(N_GENES)
+        out_degree, in_degree = np.abs(adjacency).sum(1), np.abs(adjacency).sum(0)
+        state = self.weights["graph.embedding"] + FEATURES @ self.weights["graph.project.weight"].T
+        message = np.zeros_like(state)
+        for source in range(N_GENES):
+            for target in range(N_GENES):
+                share = np.float32(adjacency[source, target] / np.sqrt(out_degree[source] * in_degree[target]))
+                message[target] += share * (self.weights["graph.convolutions.0.lin.weight"] @ state[source])
+        return state + np.maximum(message + self.weights["graph.convolutions.0.bias"], 0)
+
+    def baseline(self, treatment, levels):
+        offsets = [self.weights[f"additive.offsets.{j}"][level] for j, level in enumerate(levels)]
+        return self.weights["additive.intercept"] + sum(offsets) + treatment @ self.weights["additive.shift"]
+
+    def rate(self, log_rate):
+        return np.exp(np.clip(log_rate, -15, 15))
+
+    def encode(self, outcome, treatment, levels, continuous):
+        value = outcome if self.likelihood == "normal" else np.log1p(outcome)
+        if not self.residual:
+            value = value - self.weights["input_mean"]
+        elif self.likelihood == "normal":
+            value = value - self.baseline(treatment, levels)
+        else:
+            value = value - np.log1p(self.rate(self.baseline(treatment, levels)))
+        covariates = [self.weights[f"covariates.embeddings.{j}.weight"][level] for j, level in enumerate(levels)]
+        embedded = self.linear("treatment_embedding", treatment)
+        hidden = self.mlp(
+            "encoder.mlp", np.concatenate([self.linear("encoder.outcome", value), embedded, *covariates, continuous])
+        )
+        if self.genes is not None:
+            pooled = self.genes.sum(0) if self.options.get("graph_pooling") == "sum" else self.genes.mean(0)
+            pooled = (pooled - pooled.mean()) / np.sqrt(pooled.var() + 1e-5)
+            pooled = pooled * self.weights["encoder.graph_norm.weight"] + self.weights["encoder.graph_norm.bias"]
+            hidden = np.concatenate([hidden, pooled])
+        return self.linear("encoder.mean", hidden), np.logaddexp(self.linear("encoder.scale", hidden), 0) + 1e-3
+
+    def decode(self, latent, treatment, levels):
+        u = self.mlp("decoder.mlp", np.concatenate([latent, self.linear("treatment_embedding", treatment)]))
+        n_heads = len({key.split(".")[2] for key in self.weights if key.startswith("decoder.heads.")})
+        outputs = []
+        for h in range(n_heads):
+            name = f"decoder.heads.{h}"
+            if self.genes is None:
+                outputs.append(self.linear(f"{name}.map", u))
+            elif self.options.get("decoder", "dot") == "dot":
+                outputs.append(np.array([u @ self.linear(f"{name}.gene_score", gene) for gene in self.genes]))
+            else:
+                score = 20 * np.tanh(self.linear(f"{name}.cell_score", u) / 20)
+                scores = [score + 20 * np.tanh(self.linear(f"{name}.gene_score", gene) / 20) for gene in self.genes]
+                outputs.append(np.array([u @ special.softmax(s) for s in scores]))
+        if self.additive:
+            outputs[0] = outputs[0] + self.baseline(treatment, levels)
+        return outputs
+
+    def log_prob(self, outcome, parameters, library):
+        log_dispersion = parameters[-1] if "gene_dispersion" not in self.weights else self.weights["gene_dispersion"]
+        if self.likelihood == "normal":
+            return stats.norm.logpdf(outcome, parameters[0], np.exp(log_dispersion) + 1e-2)
+        theta, mean = np.exp(log_dispersion), self.rate(parameters[0]) * library
+        log_pmf = stats.nbinom.logpmf(outcome, theta, theta / (theta + mean))
+        if self.likelihood == "nb":
+            return log_pmf
+        dropout = special.expit(parameters[1])
+        return np.log(dropout * (outcome == 0) + (1 - dropout) * np.exp(log_pmf))
+
+    def mean(self, parameters):
+        if self.likelihood == "normal":
+            return parameters[0]
+        return self.rate(parameters[0]) * (special.expit(-parameters[1]) if self.likelihood == "zinb" else 1.0)
+
+    def distance(self, predicted, mean, variance):
+        if self.options.get("distribution_loss") == "gaussian":
+            return -stats.norm.logpdf(predicted, mean, np.sqrt(variance)).mean()
+        bandwidth = self.options.get("kernel_bandwidth", self.weights["within_scale"])
+        return (((predicted - mean) ** 2 + variance) / (2 * bandwidth**2)).mean()
+
+    def __call__(self, tensors, noise):
+        tensors = {key: value.numpy() for key, value in tensors.items()}
+        reconstruction, divergence = np.zeros((2, N_CELLS))
+        predictions = np.zeros((N_CELLS, N_GENES))
+        for i in range(N_CELLS):
+            outcome, library = tensors[KEYS.OUTCOME][i], 1.0
+            if self.likelihood != "normal":
+                size = tensors[KEYS.SIZE_FACTOR][i, 0] if KEYS.SIZE_FACTOR in tensors else max(outcome.sum(), 1)
+                library = size / self.weights["library_size"]
+            treatment = DESIGN[tensors[KEYS.TREATMENT][i, 0]].astype(np.float64)
+            levels = STRATA[tensors[KEYS.STRATUM][i, 0]]
+            continuous = tensors[KEYS.CONTINUOUS][i] if KEYS.CONTINUOUS in tensors else np.empty(0)
+            mean, scale = self.encode(outcome / library, treatment, levels, continuous)
+            latents = mean + scale * noise[:, i]
+            for latent in latents:
+                log_prob = self.log_prob(outcome, self.decode(latent, treatment, levels), library)
+                reconstruction[i] -= log_prob.mean() / len(latents)
+            other = tensors["counterfactual_treatment"][i]
+            predictions[i] = self.mean(self.decode(latents[0], other, levels))
+            m, s = self.encode(predictions[i], other, levels, continuous)
+            divergence[i] = (np.log(s / scale) + (scale**2 + (mean - m) ** 2) / (2 * s**2) - 0.5).sum() / N_GENES
+        distances = []
+        for i, row in enumerate(tensors["target_row"]):
+            by_cell = self.options.get("distribution_target") == "cell"
+            judged = predictions[i] if by_cell else predictions[tensors["target_row"] == row].mean(axis=0)
+            if row >= 0:
+                distances.append(self.distance(judged, tensors["target_mean"][i], tensors["target_variance"][i]))
+        terms = reconstruction.mean(), np.mean(distances), divergence.mean()
+        return np.dot([0.7, 1.3, 2.1], terms), reconstruction, terms[1], divergence
+
+
+def loss_of(module, tensors, seed=0, **loss_kwargs):
+    torch.manual_seed(seed)
+    return module(dict(tensors), loss_kwargs=loss_kwargs)[2]
+
+
+@pytest.mark.parametrize("size_factor", [False, True])
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_loss_equals_the_naive_one(name, size_factor):
+    options = CONFIGURATIONS[name]
+    module = build(**options)
+    tensors = draw_tensors(module, size_factor=size_factor)
+    output = loss_of(module, tensors)
+    torch.manual_seed(0)
+    noise = torch.empty(module.n_samples, N_CELLS, N_LATENT, dtype=torch.float64).normal_().numpy()
+    total, reconstruction, distance, divergence = NaiveLoss(module, options)(tensors, noise)
+    tolerance = {"rtol": 1e-6 if module.likelihood == "normal" else 1e-5}
+    np.testing.assert_allclose(output.reconstruction_loss["reconstruction_loss"].detach(), reconstruction, **tolerance)
+    np.testing.assert_allclose(output.extra_metrics["distribution_loss"], distance, **tolerance)
+    np.testing.assert_allclose(output.kl_local["kl_local"].detach(), divergence, **tolerance)
+    assert output.loss.item() == pytest.approx(total, rel=tolerance["rtol"])
+
+
+@pytest.mark.parametrize("name", ["normal, attention, kernel", "nb, attention, gaussian", "zinb, no graph"])
+def test_gradient_of_the_loss_equals_finite_differences(name):
+    module = build(**CONFIGURATIONS[name])
+    tensors = draw_tensors(module)
+    # The centre of the encoder's input is a constant of the objective (detached), so its parameters are left out.
+    names = [key for key, _ in module.named_parameters() if not key.startswith("additive.")]
+    loss_of(module, tensors).loss.backward()
+    rng = np.random.default_rng(0)
+    parameters = dict(module.named_parameters())
+    for key in names:
+        parameter, step = parameters[key], 1e-5
+        direction = torch.from_numpy(rng.normal(size=tuple(parameter.shape)))
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                parameter.add_(sign * step * direction)
+                values.append(loss_of(module, tensors).loss.item())
+                parameter.sub_(sign * step * direction)
+        slope = (values[0] - values[1]) / (2 * step)
+        assert (parameter.grad * direction).sum().item() == pytest.approx(slope, rel=1e-4, abs=1e-7), key
+
+
+class TestDistributionTerm:
+    def test_strata_never_observed_are_masked(self):
+        module = build(**GRAPH)
+        tensors = draw_tensors(module)
+        hidden = tensors["target_row"] < 0
+        assert hidden.any()
+        before = loss_of(module, tensors)
+        for key in ("target_mean", "target_variance"):
+            tensors[key][hidden] = 1e6
+        assert loss_of(module, tensors).loss.item() == before.loss.item()
+        tensors["target_mean"][~hidden] += 1
+        assert loss_of(module, tensors).loss.item() != before.loss.item()
+
+    def test_nothing_observed_leaves_the_other_terms(self):
+        module = build(**GRAPH)
+        tensors = draw_tensors(module)
+        tensors["target_row"][:] = -1
+        output = loss_of(module, tensors)
+        assert output.extra_metrics["distribution_loss"] == 0
+        rest = 0.7 * output.reconstruction_loss["reconstruction_loss"].mean() + 2.1 * output.kl_local["kl_local"].mean()
+        torch.testing.assert_close(output.loss, rest)
+
+    def test_gradient_flows_through_the_counterfactual_to_decoder_and_encoder(self):
+        module = build(**GRAPH)
+        module.individual_weight = module.divergence_weight = 0.0
+        loss_of(module, draw_tensors(module)).loss.backward()
+        for part in (module.encoder.mean, module.encoder.outcome, module.decoder.heads[0].gene_score, module.graph):
+            assert all(parameter.grad.abs().sum() > 0 for parameter in part.parameters())
+        assert not module.gene_dispersion.grad.any()  # the constructed outcome is a mean, not a draw
+
+    def test_adversarial_needs_a_discriminator(self):
+        module = build(**GRAPH, distribution_loss="adversarial")
+        with pytest.raises(ValueError, match="needs a discriminator"):
+            loss_of(module, draw_tensors(module))
+
+    def test_adversarial_is_minus_log_d(self):
+        module = build(**GRAPH, distribution_loss="adversarial")
+        discriminator = Discriminator(N_GENES, 2, module.covariates.n_out, n_hidden=4).double()
+        with torch.no_grad():
+            discriminator.logit.weight.zero_()
+            discriminator.logit.bias.fill_(0.4)
+        output = loss_of(module, draw_tensors(module), discriminator=discriminator)
+        assert output.extra_metrics["distribution_loss"].item() == pytest.approx(-np.log(special.expit(0.4)))
+
+
+def test_frozen_encoder_serves_the_second_pass_only():
+    module, other = build(**GRAPH), build(**GRAPH)
+    with torch.no_grad():
+        other.encoder.mean.weight.add_(1.0)
+    tensors = draw_tensors(module)
+    live, frozen = loss_of(module, tensors), loss_of(module, tensors, frozen_encoder=other.encoder)
+    assert (live.kl_local["kl_local"] != frozen.kl_local["kl_local"]).all()
+    torch.testing.assert_close(live.reconstruction_loss, frozen.reconstruction_loss)
+    same = loss_of(module, tensors, frozen_encoder=build(**GRAPH).encoder)
+    torch.testing.assert_close(live.loss, same.loss)
+
+
+def test_graph_is_encoded_once_per_step():
+    module = build(**GRAPH, n_samples=3)
+    calls = []
+    module.graph.register_forward_hook(lambda *_: calls.append(1))
+    loss_of(module, draw_tensors(module)).loss.backward()
+    assert len(calls) == 1
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the largest tensor that any operation returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.size = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        sizes = [leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        self.size = max(self.size, *sizes, 0)
+        return result
+
+
+def test_no_tensor_of_cells_genes_and_features():
+    n_genes, n_hidden, n_samples = 60, 16, 2
+    edges = np.stack([np.arange(n_genes), np.roll(np.arange(n_genes), 1)])
+    module = GraphVCIModule(
+        n_genes, DESIGN, STRATA, [2, 2], edge_index=edges, edge_weight=np.ones(n_genes, np.float32), n_hidden=n_hidden,
+        decoder="attention", n_latent=4, n_graph_hidden=8, n_samples=n_samples, n_covariate_embedding=2,
+    )  # fmt: skip
+    tensors = draw_tensors(module)
+    for key in (KEYS.OUTCOME, "target_mean", "target_variance"):
+        tensors[key] = torch.rand(N_CELLS, n_genes)
+    tensors["counterfactual_treatment"] = tensors["counterfactual_treatment"].float()
+    with LargestTensor() as largest:
+        loss_of(module, tensors).loss.backward()
+    assert largest.size <= (n_samples + 1) * N_CELLS * n_genes < N_CELLS * n_genes * n_hidden
+
+
+class TestInitialise:
+    MOMENTS = StratumMoments(
+        row=np.array([[0, 1, -1, -1], [2, -1, -1, -1], [-1, -1, -1, -1]]),
+        n_cells=np.array([4, 4, 8]),
+        mean=np.random.default_rng(0).uniform(1, 3, (3, N_GENES)).astype(np.float32),
+        variance=np.random.default_rng(1).uniform(4, 8, (3, N_GENES)).astype(np.float32),
+        input_mean=np.linspace(0, 1, N_GENES, dtype=np.float32),
+        library_size=30.0,
+    )
+
+    @pytest.mark.parametrize("likelihood", ["normal", "nb"])
+    def test_statistics_of_training_cells(self, likelihood):
+        module = build(likelihood=likelihood)
+        module.initialise(self.MOMENTS)
+        weights = np.array([0.25, 0.25, 0.5])
+        mean, variance = weights @ self.MOMENTS.mean, weights @ self.MOMENTS.variance
+        assert module.library_size == 30
+        np.testing.assert_allclose(module.input_mean, self.MOMENTS.input_mean, rtol=1e-5)
+        np.testing.assert_allclose(module.within_scale, np.sqrt(variance), rtol=0.02)
+        parameter = torch.from_numpy(mean if likelihood == "normal" else np.log(mean)).expand(1, -1)
+        np.testing.assert_allclose(module.outcome_distribution([parameter]).variance[0].detach(), variance, rtol=0.02)
+        levels = [len(offset) for offset in module.additive.offsets]
+        fit = fit_additive(self.MOMENTS, DESIGN, STRATA, levels, log=likelihood == "nb")
+        np.testing.assert_allclose(module.additive.shift.detach(), fit.shift, rtol=1e-6)
+        np.testing.assert_allclose(module.additive.intercept.detach(), fit.intercept, rtol=1e-6)
+        for offset, expected in zip(module.additive.offsets, fit.offsets, strict=True):
+            np.testing.assert_allclose(offset.detach(), expected, rtol=1e-6)
+
+    def test_published_network_has_no_additive_part(self):
+        module = build(additive=False, dispersion="gene-cell")
+        module.initialise(self.MOMENTS)
+        assert module.additive is module.gene_dispersion is None
+
+
+class TestInput:
+    def test_deviation_from_the_additive_part(self):
+        module = build()
+        treatment, levels = module.design[[1, 3]], module.strata[[0, 2]]
+        outcome = torch.rand(2, N_GENES, dtype=torch.float64)
+        baseline = module.additive(treatment, levels).detach()
+        torch.testing.assert_close(module.to_input(outcome, treatment, levels), outcome - baseline)
+        assert not module.to_input(baseline, treatment, levels).any()
+        plain = build(residual_input=False)
+        torch.testing.assert_close(plain.to_input(outcome, treatment, levels), outcome - plain.input_mean)
+
+    def test_library_is_relative_to_the_standard_one(self):
+        module = build(likelihood="nb")
+        tensors = draw_tensors(module)
+        batch = module.unpack(tensors)
+        size = tensors[KEYS.OUTCOME].sum(1, keepdim=True)
+        torch.testing.assert_close(batch["library"], size / 12)
+        torch.testing.assert_close(batch["outcome"].sum(1), torch.full((N_CELLS,), 12.0, dtype=torch.float64))
+        with_size = draw_tensors(module, size_factor=True)
+        torch.testing.assert_close(module.unpack(with_size)["library"], with_size[KEYS.SIZE_FACTOR] / 12)
+
+    def test_new_data_bring_their_own_tables(self):
+        module = build()
+        tensors = draw_tensors(module)
+        design, strata = torch.rand(4, 2), torch.tensor([[1, 1], [0, 1], [0, 0]])
+        batch = module.unpack(tensors, design, strata)
+        assert torch.equal(batch["treatment"], design[tensors[KEYS.TREATMENT].flatten()])
+        assert torch.equal(batch["levels"], strata[tensors[KEYS.STRATUM].flatten()])
+
+
+def test_saved_state_holds_what_was_learned_and_no_tables():
+    saved = set(build(**GRAPH).state_dict())
+    assert {"library_size", "input_mean", "within_scale", "graph.embedding", "additive.shift"} <= saved
+    assert not {"design", "strata", "graph.edge_index", "graph.edge_weight", "graph.features"} & saved
+
+
+def test_samples_are_reconstructions_and_seeded():
+    module = build(**GRAPH, likelihood="nb")
+    tensors = draw_tensors(module)
+    draws = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        draws.append(module.sample(tensors, n_samples=3))
+    assert draws[0].shape == (3, N_CELLS, N_GENES)
+    assert (draws[0] == draws[0].round()).all()
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy import sparse
+
+from scgraphvci._constants import KEYS
+from scgraphvci.data._refine_statistics import RIDGE, refine_statistics
+from scgraphvci.module._refine import RefineModule
+
+N, CELLS = 12, 300
+PRIOR = np.array([[0, 0, 1, 2, 1, 2, 0], [5, 6, 6, 7, 2, 8, 1]])
+STRATA = np.array([[0, 0], [0, 1], [1, 0]])
+
+
+def data() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    stratum = rng.integers(3, size=CELLS)
+    expression = rng.normal(size=(CELLS, N)) + rng.normal(size=(3, N))[stratum] + rng.normal(size=(CELLS, 1))
+    expression[:, 6] -= 0.8 * expression[:, 1]
+    return expression.astype(np.float32), stratum
+
+
+def statistics(module: RefineModule, matrix, stratum: np.ndarray, cells: np.ndarray | None = None):
+    return refine_statistics(
+        matrix,
+        stratum=stratum,
+        cells=np.arange(CELLS) if cells is None else cells,
+        n_strata=3,
+        sources=module.candidates.sources.numpy(),
+        regulators=module.regulators.numpy(),
+        n_features=module.features.shape[1],
+    )
+
+
+def make(**kwargs) -> RefineModule:
+    torch.manual_seed(0)
+    options = {"sources": np.arange(N), "strata": STRATA, "n_levels": [2, 2], "features": 3, **kwargs}
+    return RefineModule(N, PRIOR, **options)
+
+
+def ready(**kwargs) -> tuple[RefineModule, dict[str, torch.Tensor]]:
+    module = make(**kwargs)
+    expression, stratum = data()
+    module.initialise(statistics(module, expression, stratum))
+    batch = {KEYS.OUTCOME: torch.as_tensor(expression[:20]), KEYS.STRATUM: torch.as_tensor(stratum[:20, None]).float()}
+    return module, batch
+
+
+def residuals(expression: np.ndarray, stratum: np.ndarray) -> np.ndarray:
+    z = expression.astype(np.float64)
+    for s in range(3):
+        z[stratum == s] -= z[stratum == s].mean(axis=0)
+    return z / z.std(axis=0)
+
+
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix, sparse.csc_matrix])
+def test_statistics_equal_naive(form) -> None:
+    expression, stratum = data()
+    module = make()
+    found = statistics(module, form(expression), stratum)
+    z = residuals(expression, stratum)
+    for s in range(3):
+        np.testing.assert_allclose(found.mean[s], expression[stratum == s].mean(axis=0), atol=1e-5)
+    sign = np.zeros((N, N))
+    for target in range(N):
+        for source in range(N):
+            # Message of a regulator: its residual from ridge regression on all others but the target.
+            message = z[:, source].copy()
+            if source in (0, 1, 2):
+                others = [r for r in (0, 1, 2) if r not in (source, target)]
+                gram = z[:, others].T @ z[:, others] / CELLS + RIDGE * np.eye(len(others))
+                message -= z[:, others] @ np.linalg.solve(gram, z[:, others].T @ z[:, source] / CELLS)
+            if target != source:
+                sign[target, source] = np.sign(message @ z[:, target])
+    off = ~np.eye(N, dtype=bool)
+    np.testing.assert_array_equal(found.sign[off], sign[off])
+    assert found.sign[6, 1] == -1
+    np.testing.assert_allclose(found.features.std(axis=0), 1, atol=1e-5)
+
+
+def test_statistics_of_a_stratum_without_cells() -> None:
+    expression, stratum = data()
+    cells = np.flatnonzero(stratum != 2)
+    found = statistics(make(), expression, stratum, cells)
+    np.testing.assert_allclose(found.mean[2], expression[cells].mean(axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("adjust", [True, False])
+@pytest.mark.parametrize("null_slot", [True, False])
+def test_one_layer_equals_dense(signed: bool, adjust: bool, null_slot: bool) -> None:
+    module, batch = ready(signed=signed, adjust_regulators=adjust, null_slot=null_slot)
+    module.logit[module.candidates.absent(torch.arange(module.candidates.n_absent))] += 3 * torch.rand(N * N - N - 7)
+    edges = module.candidates.sample(0.9, 0.3, torch.Generator().manual_seed(0))
+    inference, generative, output = module(batch, generative_kwargs={"edges": edges})
+
+    z = inference["residual"].double().numpy().T
+    logit = np.full((N, N), -np.inf)
+    logit[edges.target, edges.source] = module.logit[edges.position]
+    exponential = np.exp(logit)
+    total = exponential.sum(axis=1, keepdims=True) + (1.0 if null_slot else 0.0)
+    weight = np.divide(exponential, total, out=np.zeros_like(exponential), where=total > 0)
+    sign = module.sign.numpy().reshape(N, N) if signed else np.ones((N, N))
+    precision = module.precision.double().numpy()
+    regulators = [0, 1, 2] if adjust else []
+    expression = np.zeros((len(z), N))
+    for i in range(N):
+        for j in range(N):
+            message = z[:, j]
+            if j in regulators:
+                theta = precision
+                if i in regulators and i != j:  # the precision of all regulators but i
+                    theta = precision - np.outer(precision[:, i], precision[i]) / precision[i, i]
+                message = z[:, regulators] @ theta[j] / float(module.own_scale[j])
+            expression[:, i] += weight[i, j] * sign[i, j] * message
+    row = (lambda m: F.normalize(m, dim=-1)) if null_slot else (lambda m: m)
+    context = (row(module.context_weight) / math.sqrt(7)).detach().numpy()
+    state = expression[..., None] * row(module.expression_weight).detach().numpy()[0]
+    state = state + ((weight @ module.features.numpy()) @ context[:3])[None]
+    covariates = inference["covariates"].numpy() @ context[3:]
+    state = state + weight.sum(axis=1)[None, :, None] * covariates[:, None, :]
+    state = np.where(state > 0, state, np.expm1(state))
+    prediction = state @ row(module.readout).detach().numpy()[0] * (module.gain if null_slot else 1.0)
+    np.testing.assert_allclose(generative["prediction"].detach().numpy().T, prediction, atol=1e-5)
+    np.testing.assert_allclose(output.loss.item(), ((prediction - z) ** 2).mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("adjust", [True, False])
+def test_hidden_self_does_not_reach_its_own_prediction(adjust: bool) -> None:
+    module, batch = ready(adjust_regulators=adjust, edge_penalty=0.0)
+    module.logit[module.candidates.absent(torch.arange(module.candidates.n_absent))] = 1.0
+    residual = module.inference(batch[KEYS.OUTCOME], batch[KEYS.STRATUM])["residual"].requires_grad_()
+    covariates = module.covariates[batch[KEYS.STRATUM].long().flatten()]
+    for gene in range(N):
+        prediction = module.generative(residual, covariates)["prediction"][gene].sum()
+        (gradient,) = torch.autograd.grad(prediction, residual)
+        assert gradient[gene].abs().max() < 1e-6
+        assert gradient.abs().max() > 1e-4
+
+
+def test_several_layers_hide_expression_at_random() -> None:
+    module, batch = ready(n_layers=3)
+    generator = torch.Generator().manual_seed(0)
+    inference, generative, output = module(batch, generative_kwargs={"generator": generator})
+    scored = generative["scored"]
+    assert 0.1 < scored.float().mean() < 0.3
+    squared = (generative["prediction"] - inference["residual"]) ** 2 * scored
+    error = squared.sum(dim=0) / scored.sum(dim=0).clamp(min=1)  # a cell without hidden genes counts 0
+    torch.testing.assert_close(output.loss, error.mean())
+
+
+def test_direction_of_edges() -> None:
+    torch.manual_seed(0)
+    module = RefineModule(2, np.array([[0], [1]]), np.array([0]), features=0)
+    residual, covariates = torch.randn(2, 5), torch.zeros(5, 0)
+    base = module.generative(residual, covariates)["prediction"]
+    changed = torch.stack([residual[0] + 1, residual[1]])
+    source_moved = module.generative(changed, covariates)["prediction"]
+    assert torch.all(source_moved[1] != base[1]) and torch.all(source_moved[0] == base[0])
+    changed = torch.stack([residual[0], residual[1] + 1])
+    torch.testing.assert_close(module.generative(changed, covariates)["prediction"], base)
+
+
+def test_scale_of_later_weights_is_fixed() -> None:
+    module, batch = ready()
+    before = module(batch)[1]["prediction"]
+    with torch.no_grad():
+        for weight in (module.expression_weight, module.context_weight, module.readout):
+            weight *= 7.0
+    torch.testing.assert_close(module(batch)[1]["prediction"], before)
+
+
+def test_logit_steps_are_those_of_the_objective() -> None:
+    """Averaged over masks, a step is gradient descent on the loss plus penalty, for rare edges as for frequent ones."""
+    module, _ = ready(edge_penalty=0.3, absent_penalty=0.2)
+    start = module.logit.clone()
+    generator = torch.Generator().manual_seed(0)
+    gradient = torch.linspace(-0.01, 0.01, module.candidates.size)
+    draws, moved = 3000, torch.zeros_like(start)
+    module.p_keep, module.p_add = 0.9, 0.2
+    for _ in range(draws):
+        edges = module.sample_edges(generator)
+        module.step_logits(edges, gradient[edges.position], lr=0.1)
+        moved += start - module.logit
+        module.logit.copy_(start)
+    confidence = torch.sigmoid(start)
+    penalty = torch.full_like(start, 0.2)
+    penalty[module.candidates.prior] = 0.3
+    expected = 0.1 * (N * gradient + penalty * confidence * (1 - confidence))
+    expected[module.candidates.excluded] = 0
+    torch.testing.assert_close(moved / draws, expected, atol=2e-3, rtol=0.1)
+    assert torch.isclose(module.penalty(), (penalty * torch.sigmoid(start)).sum() / N, rtol=1e-3)
+
+
+def test_penalties_follow_the_number_of_cells() -> None:
+    module, _ = ready()
+    step = 2 * 0.2 * math.sqrt(2 / CELLS)
+    assert module.edge_penalty.item() == pytest.approx(step, rel=1e-5)
+    expected = step * math.sqrt(math.log(module.candidates.n_absent))
+    assert module.absent_penalty.item() == pytest.approx(expected, rel=1e-5)
+    module, _ = ready(edge_penalty=0.02, absent_penalty=0.01)
+    assert (module.edge_penalty.item(), module.absent_penalty.item()) == pytest.approx((0.02, 0.01))
+
+
+def test_active_edges() -> None:
+    module, _ = ready()
+    position = module.candidates.absent(torch.tensor([4]))
+    module.logit[position] = 0.0
+    assert set(module.active_edges().position.tolist()) == {*module.candidates.prior.tolist(), int(position)}
+
+
+@pytest.mark.parametrize(
+    ("option", "match"),
+    [
+        ({"n_layers": 0}, "n_layers=0"),
+        ({"p_add": 0.0}, "p_add=0.0"),
+        ({"p_keep": 1.5}, "p_keep=1.5"),
+        ({"edge_penalty": -1.0}, "edge_penalty=-1.0"),
+        ({"gain": 0.0}, "gain=0.0"),
+    ],
+)
+def test_bad_options(option: dict, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        make(**option)

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import sparse
+
+from scgraphvci.grn import get_grn
+from scgraphvci.tl._refine_grn import refine_grn
+
+QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
+
+
+@pytest.fixture
+def adata() -> ad.AnnData:
+    """Gene 0 regulates 2 (true), gene 1 does not regulate 3 (false in the prior)."""
+    rng = np.random.default_rng(0)
+    expression = rng.normal(size=(600, 5)) + rng.integers(2, size=600)[:, None]
+    expression[:, 2] += 0.9 * expression[:, 0]
+    adata = ad.AnnData(expression.astype(np.float32), var=pd.DataFrame(index=list("ABCDE")))
+    adata.obs["split"] = pd.Categorical(np.repeat(["train", "test", "ood"], [400, 100, 100]))
+    adata.obs["donor"] = pd.Categorical(rng.choice(["x", "y"], 600))
+    adata.layers["scaled"] = adata.X * 2
+    adata.varp["grn"] = sparse.csr_matrix(([1.0, 1.0], ([0, 1], [2, 3])), shape=(5, 5), dtype=np.float32)
+    return adata
+
+
+def test_writes_the_documented_slots(adata: ad.AnnData, tmp_path) -> None:
+    before = adata.copy()
+    state = torch.get_rng_state()
+    result = refine_grn(
+        adata, split_key="split", categorical_covariate_keys=["donor"], max_epochs=100, seed=3,
+        model_kwargs={"edge_penalty": 0.03}, **QUIET,
+    )  # fmt: skip
+    assert result is None
+    assert torch.equal(state, torch.get_rng_state())
+    refined = adata.varp["grn_refined"]
+    assert refined.format == "csr" and refined.dtype == np.float32 and refined.shape == (5, 5)
+    assert refined[0, 2] > 0.5 and refined[2, 0] == 0 and refined[1, 3] == 0
+    assert refined.data.min() > 0.2
+
+    params = adata.uns["grn_refined"]["params"]
+    assert params["grn_key"] == "grn" and params["seed"] == 3 and params["max_epochs"] == 100
+    assert params["edge_penalty"] == "0.03" and params["categorical_covariate_keys"] == ["donor"]
+    counts = adata.uns["grn_refined"]["n_edges"]
+    assert counts["kept"] + counts["dropped"] == 2 and counts["kept"] + counts["added"] == refined.nnz
+    frame = get_grn(adata, "grn_refined")
+    assert frame.set_index(["source", "target"]).loc[("A", "C"), "in_prior"]
+
+    assert list(adata.obs) == list(before.obs) and list(adata.obsm) == list(before.obsm)
+    assert set(adata.uns) == {"grn_refined"} and list(adata.layers) == list(before.layers)
+    np.testing.assert_array_equal(adata.X, before.X)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    pd.testing.assert_frame_equal(get_grn(ad.read_h5ad(tmp_path / "a.h5ad"), "grn_refined"), frame)
+
+
+def test_copy_layer_and_seed(adata: ad.AnnData) -> None:
+    options = {"split_key": "split", "max_epochs": 2, **QUIET}
+    one, again, scaled = (refine_grn(adata, copy=True, **options, **extra) for extra in ({}, {}, {"layer": "scaled"}))
+    assert "grn_refined" not in adata.varp and "grn_refined" not in adata.uns
+    pd.testing.assert_frame_equal(get_grn(one, "grn_refined"), get_grn(again, "grn_refined"))
+    # Expression is standardised, so that its unit does not matter.
+    np.testing.assert_allclose(one.varp["grn_refined"].toarray(), scaled.varp["grn_refined"].toarray(), atol=1e-4)
+
+
+def test_nothing_is_written_on_error(adata: ad.AnnData) -> None:
+    with pytest.raises(ValueError, match="No edge has a confidence above threshold=0.999"):
+        refine_grn(adata, threshold=0.999, max_epochs=1, **QUIET)
+    with pytest.raises(KeyError, match="'nothing' not found in varp"):
+        refine_grn(adata, grn_key="nothing", **QUIET)
+    with pytest.raises(KeyError, match="Layer 'nothing'"):
+        refine_grn(adata, layer="nothing", **QUIET)
+    with pytest.raises(KeyError, match="column 'nothing'"):
+        refine_grn(adata, split_key="nothing", **QUIET)
+    broken = adata.copy()
+    broken.X[0, 0] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        refine_grn(broken, **QUIET)
+    assert "grn_refined" not in adata.varp and not adata.uns and list(adata.obs) == ["split", "donor"]

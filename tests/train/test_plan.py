@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import scvi
+import torch
+from lightning.pytorch.callbacks import Callback
+
+import scgraphvci as sgv
+from scgraphvci._constants import KEYS
+from scgraphvci.data import StratumMoments
+from scgraphvci.module import GraphVCIModule, _module
+from scgraphvci.module._likelihood import MIN_SCALE
+from scgraphvci.train import CounterfactualPlan
+from scgraphvci.train._plan import _condition_of_row, _mix
+
+N_GENES = 5
+DESIGN = np.array([[0.0, 0], [1, 0], [0, 1]], np.float32)
+ROW = np.array([[0, 2, 3], [1, -1, 4]])
+TERMS = ("reconstruction_loss", "distribution_loss", "divergence")
+
+
+def make_moments(row=ROW):
+    rng = np.random.default_rng(0)
+    n = row.max() + 1
+    mean, variance = rng.gamma(2, 1, (2, n, N_GENES)).astype(np.float32)
+    return StratumMoments(row, rng.integers(3, 30, n), mean, variance, mean[0], 1.0)
+
+
+def make_plan(**kwargs):
+    torch.manual_seed(0)
+    module = GraphVCIModule(N_GENES, DESIGN, np.array([[0], [1]]), [2], n_hidden=8, n_latent=3)
+    return CounterfactualPlan(module, moments=make_moments(), **kwargs)
+
+
+def make_batch(n=400):
+    rng = np.random.default_rng(1)
+    codes = {KEYS.TREATMENT: rng.integers(3, size=(n, 1)), KEYS.STRATUM: rng.integers(2, size=(n, 1))}
+    batch = {key: torch.from_numpy(value) for key, value in codes.items()}
+    batch[KEYS.OUTCOME] = torch.from_numpy(rng.normal(size=(n, N_GENES)).astype(np.float32))
+    return batch
+
+
+def make_model(adata, **kwargs):
+    sgv.GraphVCI.setup_anndata(
+        adata, combination_sep="+", categorical_covariate_keys=["cell_type"], split_key="split", grn_key="grn"
+    )
+    return sgv.GraphVCI(adata, **{"n_latent": 3, "n_hidden": 8, "n_graph_hidden": 4, **kwargs})
+
+
+def train(model, max_epochs=2, **kwargs):
+    quiet = {"accelerator": "cpu", "enable_progress_bar": False, "check_val_every_n_epoch": 1, "batch_size": 64}
+    model.train(max_epochs=max_epochs, **{**quiet, **kwargs})
+    return model
+
+
+def weights(model):
+    return copy.deepcopy(model.module.state_dict())
+
+
+def equal(left, right):
+    return all(torch.equal(left[key], right[key]) for key in left)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    before = scvi.settings.seed
+    scvi.settings.seed = 0
+    yield
+    scvi.settings.seed = before
+
+
+class TestDraws:
+    @pytest.mark.parametrize("target", ["stratum", "cell"])
+    def test_targets_are_those_of_the_cell_s_stratum_under_the_drawn_treatment(self, target):
+        plan, batch, moments = make_plan(), make_batch(), make_moments()
+        plan.module.distribution_target = target
+        plan._draw(batch)
+        variance = moments.shrunken_variance(np.array([0, 0, 1, 2, 2])) + MIN_SCALE**2
+        for i in range(400):
+            own, drawn = batch[KEYS.TREATMENT][i, 0].item(), batch["counterfactual_condition"][i].item()
+            assert own != drawn
+            np.testing.assert_array_equal(batch["counterfactual_treatment"][i], DESIGN[drawn])
+            row = ROW[batch[KEYS.STRATUM][i, 0], drawn]
+            assert batch["target_row"][i] == row
+            if row >= 0:
+                np.testing.assert_array_equal(batch["target_mean"][i], moments.mean[row])
+                np.testing.assert_allclose(batch["target_variance"][i], variance[row], rtol=1e-6)
+
+    @pytest.mark.parametrize("target", ["stratum", "cell"])
+    def test_law_of_the_drawn_treatments(self, target):
+        """Whatever is shared, each cell draws from the empirical law of the treatments other than its own."""
+        plan = make_plan()
+        plan.module.distribution_target = target
+        counts, frequency = np.zeros((3, 3)), np.asarray(plan.frequency)
+        for _ in range(3000):
+            batch = make_batch(12)
+            plan._draw(batch)
+            np.add.at(counts, (batch[KEYS.TREATMENT].ravel(), batch["counterfactual_condition"]), 1)
+        for own in range(3):
+            expected = np.where(np.arange(3) == own, 0, frequency) / (frequency.sum() - frequency[own])
+            np.testing.assert_allclose(counts[own] / counts[own].sum(), expected, atol=0.04)
+
+    def test_cells_of_a_stratum_share_a_treatment(self):
+        plan, batch = make_plan(), make_batch()
+        plan._draw(batch)
+        for stratum in range(2):
+            inside = (batch[KEYS.STRATUM] == stratum).ravel()
+            drawn, own = batch["counterfactual_condition"][inside], batch[KEYS.TREATMENT].ravel()[inside]
+            shared = [t for t in range(3) if (drawn[own != t] == t).all()]
+            assert len(shared) == 1
+
+    def test_control_is_drawn_unless_told_otherwise(self):
+        for draw_control in (True, False):
+            plan, drawn = make_plan(draw_control=draw_control), []
+            for _ in range(30):
+                batch = make_batch(50)
+                plan._draw(batch)
+                drawn.append(batch["counterfactual_condition"])
+            assert (torch.cat(drawn) == 0).any() == draw_control
+
+    def test_rows_of_moments_know_their_treatment(self):
+        assert _condition_of_row(make_moments()).tolist() == [0, 0, 1, 2, 2]
+
+    def test_moments_are_no_part_of_the_state(self):
+        plan = make_plan(frozen_encoder=True)
+        plan._frozen_encoder[:] = [copy.deepcopy(plan.module.encoder)]
+        plan._last_good[:] = [plan.module.state_dict()]
+        assert {key.split(".")[0] for key in plan.state_dict()} == {"module"}
+        assert len(list(plan.parameters())) == len(list(plan.module.parameters()))
+
+
+class Watcher(Callback):
+    """Notes batches, draws and weights while a model trains."""
+
+    def __init__(self):
+        self.first_cells, self.validation, self.epoch_weights, self.frozen = [], [], [], []
+
+    def on_train_batch_start(self, trainer, plan, batch, batch_idx):
+        if batch_idx == 0:
+            self.first_cells.append(batch[KEYS.OUTCOME].clone())
+            self.frozen.append(copy.deepcopy(plan._frozen_encoder))
+            self.epoch_weights.append(copy.deepcopy(plan.module.state_dict()))
+
+    def on_validation_batch_end(self, trainer, plan, outputs, batch, batch_idx, dataloader_idx=0):
+        self.validation.append((trainer.current_epoch, batch["counterfactual_condition"].clone()))
+
+
+class TestTraining:
+    def test_logged_terms_add_up_to_the_loss(self, screen):
+        model = train(make_model(screen, individual_weight=0.6, covariate_weight=1.7, divergence_weight=0.9), 3)
+        history = model.history
+        for mode, loss in (("train", "train_loss"), ("validation", "validation_loss")):
+            terms = [history[f"{term}_{mode}"].to_numpy(dtype=float) for term in TERMS]
+            expected = 0.6 * terms[0] + 1.7 * terms[1] + 0.9 * terms[2]
+            np.testing.assert_allclose(history[loss].to_numpy(dtype=float), expected, rtol=1e-5)
+            assert len(expected) == 3
+        assert (history["lr"].to_numpy(dtype=float) == np.float32(1e-3)).all()
+
+    def test_validation_metrics_are_those_of_the_validation_cells(self, screen):
+        model = train(make_model(screen), 2)
+        shift = model.history["pearson_shift_validation"].to_numpy(dtype=float)
+        assert shift.shape == (2, 1)
+        assert (np.abs(shift) <= 1).all()
+        assert (model.history["r2_validation"].to_numpy(dtype=float) <= 1).all()
+
+    def test_epochs_shuffle_anew_and_validations_agree(self, screen):
+        watcher = Watcher()
+        train(make_model(screen), 3, callbacks=[watcher])
+        first, second, third = watcher.first_cells
+        assert not torch.equal(first, second)
+        assert not torch.equal(second, third)
+        draws = [torch.cat([drawn for at, drawn in watcher.validation if at == epoch]) for epoch in range(3)]
+        assert torch.equal(draws[0], draws[1])
+        assert torch.equal(draws[1], draws[2])
+
+    def test_same_seed_same_weights(self, make_screen):
+        results = []
+        for seed in (1, 1, 2):
+            scvi.settings.seed = seed
+            results.append(weights(train(make_model(make_screen()))))
+        assert equal(results[0], results[1])
+        assert not equal(results[0], results[2])
+
+    def test_the_loss_falls(self, screen):
+        model = train(make_model(screen), 15, plan_kwargs={"lr": 1e-2})
+        loss = model.history["train_loss"].to_numpy(dtype=float).ravel()
+        assert loss[-1] < loss[0]
+
+    def test_frozen_encoder_is_a_copy_refreshed_each_epoch(self, screen):
+        watcher = Watcher()
+        train(make_model(screen), 2, callbacks=[watcher], plan_kwargs={"frozen_encoder": True})
+        for (frozen,), start in zip(watcher.frozen, watcher.epoch_weights, strict=True):
+            assert not any(parameter.requires_grad for parameter in frozen.parameters())
+            for name, value in frozen.state_dict().items():
+                assert torch.equal(value, start[f"encoder.{name}"])
+        assert not equal(watcher.epoch_weights[0], watcher.epoch_weights[1])
+
+    def test_without_validation_cells(self, screen):
+        screen.obs["split"] = np.where(screen.obs["split"] == "ood", "ood", "train")
+        model = train(make_model(screen))
+        assert "validation_loss" not in model.history
+        assert len(model.history["train_loss"]) == 2
+
+    def test_only_the_distribution_loss_in_use_reads_moments(self, screen):
+        watcher = Watcher()
+        model = train(make_model(screen, distribution_loss="gaussian"), 1, callbacks=[watcher])
+        assert np.isfinite(model.history["distribution_loss_train"].to_numpy(dtype=float)).all()
+
+
+class TestNonFiniteLoss:
+    N_STEPS = 3  # of an epoch
+
+    def spoil(self, monkeypatch, name, at_step, value=np.nan, *, gradient=False):
+        """Multiply a function of the objective by `value` in one training step, or its gradient."""
+        function, calls = getattr(_module, name), []
+
+        def spoilt(*args):
+            result = function(*args)
+            calls.append(result.requires_grad)
+            if sum(calls) != at_step or not result.requires_grad:
+                return result
+            if not gradient:
+                return result * value
+            result.register_hook(lambda grad: grad * value)
+            return result
+
+        monkeypatch.setattr(_module, name, spoilt)
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    @pytest.mark.parametrize(
+        ("function", "term"), [("latent_divergence", "divergence"), ("kernel_distance", "distribution_loss")]
+    )
+    def test_names_epoch_and_term_and_keeps_the_last_epoch(self, screen, monkeypatch, function, term, value):
+        model, watcher = make_model(screen), Watcher()
+        self.spoil(monkeypatch, function, 2 * self.N_STEPS + 2, value)
+        match = rf"The loss became {value} in epoch 2 \(term: {term}\); the weights at the start of epoch 2 are kept"
+        with pytest.raises(FloatingPointError, match=match):
+            train(model, 5, callbacks=[watcher])
+        assert equal(weights(model), watcher.epoch_weights[2])
+        assert not equal(weights(model), watcher.epoch_weights[1])
+
+    def test_weights_whose_first_loss_is_not_finite_are_not_kept(self, screen, monkeypatch):
+        model, watcher = make_model(screen), Watcher()
+        self.spoil(monkeypatch, "latent_divergence", 2 * self.N_STEPS + 1)
+        with pytest.raises(FloatingPointError, match="in epoch 2 .* the weights at the start of epoch 1 are kept"):
+            train(model, 5, callbacks=[watcher])
+        assert equal(weights(model), watcher.epoch_weights[1])
+
+    def test_in_the_first_epoch_keeps_the_weights_before_training(self, screen, monkeypatch):
+        model, watcher = make_model(screen), Watcher()
+        self.spoil(monkeypatch, "latent_divergence", 2)
+        with pytest.raises(FloatingPointError, match=r"in epoch 0 \(term: divergence\); the weights before training"):
+            train(model, 5, callbacks=[watcher])
+        assert equal(weights(model), watcher.epoch_weights[0])
+        assert not model.is_trained
+
+    def test_a_gradient_that_is_not_finite_in_the_last_step(self, screen, monkeypatch):
+        model, watcher = make_model(screen), Watcher()
+        self.spoil(monkeypatch, "latent_divergence", 2 * self.N_STEPS, gradient=True)
+        with pytest.raises(FloatingPointError, match=r"weights became NaN or infinite in epoch 1 \(term: gradient\)"):
+            train(model, 2, callbacks=[watcher])
+        assert equal(weights(model), watcher.epoch_weights[1])
+
+    def test_too_large_a_learning_rate_is_caught(self, screen):
+        model = make_model(screen)
+        with pytest.raises(FloatingPointError, match="Lower the learning rate"):
+            train(model, 30, plan_kwargs={"lr": 1e20})
+        assert all(torch.isfinite(value).all() for value in weights(model).values())
+
+
+def test_seeds_of_neighbouring_epochs_and_ranks_differ():
+    seeds = {_mix(seed, epoch, rank) for seed in range(5) for epoch in range(50) for rank in range(4)}
+    assert len(seeds) == 5 * 50 * 4
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    firsts = []
+    for epoch in range(200):
+        torch.manual_seed(_mix(0, epoch, 0))
+        firsts.append(torch.rand(()).item())
+    assert np.mean(firsts) == pytest.approx(0.5, abs=0.1)
+    assert abs(np.corrcoef(firsts[:-1], firsts[1:])[0, 1]) < 0.25
