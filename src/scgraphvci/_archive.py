@@ -107,8 +107,11 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`, which takes the place of `path` only once it is complete and on disk."""
     temporary = path.with_name(f".{uuid4().hex}.{path.name}")
+    temporary.touch()
+    permissions = temporary.stat().st_mode  # those of any new file here, which safetensors would narrow to its owner
     try:
         yield temporary
+        temporary.chmod(permissions)
         with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)

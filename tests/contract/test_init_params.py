@@ -16,6 +16,7 @@ OTHER = {
     "dispersion": "gene-cell",
     "decoder": "attention",
     "distribution_loss": "gaussian",
+    "distribution_target": "cell",
     "kernel_bandwidth": 0.7,
     "n_latent": 5,
     "n_hidden": 12,

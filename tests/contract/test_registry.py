@@ -37,7 +37,7 @@ def test_setup_arguments_of_mudata(new_screen):
 def test_minibatches_hold_cells_only(fitted):
     """The network, the gene features and the split never travel with the cells."""
     assert set(fitted.adata_manager.data_registry) == {KEYS.OUTCOME, KEYS.TREATMENT, KEYS.STRATUM}
-    batch = next(iter(fitted._make_data_loader(adata=fitted.adata, indices=[0, 1, 2], batch_size=3)))
+    batch = fitted.adata_manager.create_torch_dataset()[[0, 1, 2]]
     assert {key: tuple(value.shape) for key, value in batch.items()} == {
         KEYS.OUTCOME: (3, 40),
         KEYS.TREATMENT: (3, 1),

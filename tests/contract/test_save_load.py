@@ -97,6 +97,13 @@ def test_every_kind_of_model_comes_back(new_screen, fit, tmp_path, setup, kwargs
     assert_same(results(sgv.GraphVCI.load(tmp_path / "m", adata=False), draw()), expected)
 
 
+def test_saved_files_may_be_read_by_whoever_may_read_new_files(fitted, tmp_path):
+    (tmp_path / "new").touch()
+    fitted.save(tmp_path / "m", save_anndata=True)
+    modes = {path.stat().st_mode for path in [tmp_path / "new", *(tmp_path / "m").iterdir()]}
+    assert len(modes) == 1
+
+
 # --- item 2 ---
 
 

@@ -14,7 +14,7 @@ COMMON = {
     *("encoder.mlp.fc_layers.Layer 0.0.weight", "encoder.mlp.fc_layers.Layer 0.0.bias"),
     *("encoder.mlp.fc_layers.Layer 1.0.weight", "encoder.mlp.fc_layers.Layer 1.0.bias"),
     *("encoder.mean.weight", "encoder.mean.bias", "encoder.scale.weight", "encoder.scale.bias"),
-    *("decoder.intercept", "decoder.shift"),
+    *("additive.intercept", "additive.shift", "additive.offsets.0", "additive.offsets.1"),
     *("decoder.mlp.fc_layers.Layer 0.0.weight", "decoder.mlp.fc_layers.Layer 0.0.bias"),
     *("decoder.mlp.fc_layers.Layer 1.0.weight", "decoder.mlp.fc_layers.Layer 1.0.bias"),
 }
@@ -40,7 +40,7 @@ def build(new_screen, setup=None, **kwargs):
         ({}, {}, COMMON | GRAPH | DOT),
         ({}, {"decoder": "attention"}, COMMON | GRAPH | ATTENTION),
         ({"grn_key": None}, {}, COMMON | LINEAR),
-        ({}, {"additive": False}, (COMMON | GRAPH | DOT) - {"decoder.intercept", "decoder.shift"}),
+        ({}, {"additive": False}, {name for name in COMMON | GRAPH | DOT if "additive" not in name}),
         (
             {},
             {"dispersion": "gene-cell"},

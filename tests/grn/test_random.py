@@ -18,7 +18,9 @@ def net() -> pd.DataFrame:
 def test_keeps_degrees_and_mixes(net: pd.DataFrame) -> None:
     random = degree_matched_random(net, seed=1)
     for column in ("source", "target"):
-        pd.testing.assert_series_equal(random[column].value_counts().sort_index(), net[column].value_counts().sort_index())
+        pd.testing.assert_series_equal(
+            random[column].value_counts().sort_index(), net[column].value_counts().sort_index()
+        )
     assert not random.duplicated(["source", "target"]).any()
     assert (random["source"] == random["target"]).sum() == (net["source"] == net["target"]).sum()
     shared = random.merge(net, on=["source", "target"])

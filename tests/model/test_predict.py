@@ -36,7 +36,7 @@ def naive_mean(model, treatment_vector, indices):
                 torch.as_tensor(y[None], dtype=torch.float32), design[t][None], strata[x][None], None, genes
             )
             vector = torch.as_tensor(treatment_vector, dtype=torch.float32)[None]
-            rows.append(module.mean(module.decode(qz.mean, vector, genes)).numpy()[0])
+            rows.append(module.mean(module.decode(qz.mean, vector, strata[x][None], genes)).numpy()[0])
     return np.stack(rows)
 
 
@@ -385,7 +385,7 @@ def test_slash_becomes_bar_and_the_true_name_is_kept(slashed, tmp_path):
 def test_colliding_layers_are_refused_before_anything_is_written(slashed):
     with pytest.raises(ValueError, match=r"'A/B' and 'A\|B' would share layer 'counterfactual_A\|B'"):
         slashed.add_counterfactuals(["A/B", "A|B"])
-    assert not [key for key in slashed.adata.layers if key.startswith("counterfactual_")]
+    assert not [key for key in slashed.adata.layers if str(key).startswith("counterfactual_")]
     slashed.add_counterfactuals("A/B")
     with pytest.raises(ValueError, match="would share layer"):
         slashed.add_counterfactuals("A|B")
@@ -396,7 +396,7 @@ def test_add_counterfactuals_refuses_other_genes(fitted, new_screen):
     new = new_screen()[:, ::-1].copy()
     with pytest.raises(ValueError, match="genes in its order"):
         fitted.add_counterfactuals("control", adata=new)
-    assert list(new.layers) == ["counts"]
+    assert not [key for key in new.layers if str(key).startswith("counterfactual_")]
 
 
 # --- draws ---
@@ -427,7 +427,7 @@ def test_draws_have_the_mean_and_spread_of_the_model(fitted):
         genes = module.embed_genes()
         qz = module.encode(expression, module.design[own], module.strata[levels], None, genes)
         target = torch.as_tensor(fitted.treatments.vector(treatment)).expand(2, -1)
-        laws = [module.outcome_distribution(module.decode(qz.sample(), target, genes)) for _ in range(2000)]
+        laws = [module.outcome_distribution(module.decode(qz.sample(), target, module.strata[levels], genes)) for _ in range(2000)]
         means = torch.stack([law.mean for law in laws])
         variance = (means.var(dim=0) + laws[0].variance).numpy()
     error = np.abs(draws.mean(axis=0) - means.mean(dim=0).numpy()) / np.sqrt(variance / 400)

@@ -15,6 +15,9 @@ def fitted():
     draw = [rng.normal(size=shape).astype(np.float32) for shape in ((4,), (3, 4), (2, 4), (2, 4))]
     baseline = AdditiveBaseline(4, 2, [3, 2])
     baseline.start_from(AdditiveModel(draw[0], draw[1:3], draw[3]))
+    assert not baseline.shift.detach().any()  # the shift is learned from zero
+    with torch.no_grad():
+        baseline.shift.copy_(torch.from_numpy(draw[3]))
     return baseline, draw
 
 

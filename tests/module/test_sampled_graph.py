@@ -108,7 +108,8 @@ def test_gradients_in_float64() -> None:
     assert torch.autograd.gradcheck(lambda w, x: sampled_product(w, x, edges), (logit, dense))
     for null_slot in (True, False):
         assert torch.autograd.gradcheck(
-            lambda w, x, null=null_slot: sampled_product(edge_softmax(w, edges, null_slot=null), x, edges), (logit, dense)
+            lambda w, x, null=null_slot: sampled_product(edge_softmax(w, edges, null_slot=null), x, edges),
+            (logit, dense),
         )
 
 

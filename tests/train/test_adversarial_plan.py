@@ -74,7 +74,9 @@ class TestDiscriminatorLoss:
 
 def test_optimisers_own_disjoint_parameters(plan):
     model, discriminator = plan.configure_optimizers()
-    owned = [{id(p) for group in optimizer.param_groups for p in group["params"]} for optimizer in (model, discriminator)]
+    owned = [
+        {id(p) for group in optimizer.param_groups for p in group["params"]} for optimizer in (model, discriminator)
+    ]
     assert owned[0] == {id(p) for p in plan.module.parameters()}
     assert owned[1] == {id(p) for p in plan.discriminator.parameters()}
     assert discriminator.param_groups[0]["lr"] == 0.02

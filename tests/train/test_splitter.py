@@ -86,7 +86,12 @@ class TestRandom:
 
     @pytest.mark.parametrize(
         "sizes",
-        [{"train_size": 0}, {"train_size": 1.2}, {"train_size": 0.8, "validation_size": 0.3}, {"validation_size": -0.1}],
+        [
+            {"train_size": 0},
+            {"train_size": 1.2},
+            {"train_size": 0.8, "validation_size": 0.3},
+            {"validation_size": -0.1},
+        ],
     )
     def test_impossible_sizes_raise(self, screen, sizes):
         with pytest.raises(ValueError, match="must be fractions"):

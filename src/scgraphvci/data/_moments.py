@@ -139,7 +139,8 @@ def fit_additive(
     level = mean[row] - design[condition] @ shift
     weight = moments.n_cells[row].astype(np.float64)
     intercept = np.average(level, axis=0, weights=weight)
-    indicator = np.concatenate([np.eye(n)[strata[stratum, j]] for j, n in enumerate(n_levels)] or [level[:, :0]], axis=1)
+    indicators = [np.eye(n)[strata[stratum, j]] for j, n in enumerate(n_levels)]
+    indicator = np.concatenate(indicators or [level[:, :0]], axis=1)
     stacked = _ridge(indicator, level - intercept, weight)
     offsets = np.split(stacked.astype(np.float32), np.cumsum(n_levels)[:-1]) if len(n_levels) else []
     return AdditiveModel(intercept.astype(np.float32), offsets, shift.astype(np.float32))

@@ -35,7 +35,8 @@ class OutcomeField(ScreenField):
         table = self._table(adata)
         require_unique_names(table)
         if self._layer is not None and self._layer not in table.layers:
-            msg = f"Layer {self._layer!r} not found. Layers: {list(table.layers)}; `layer=None` uses X."
+            layers = [key for key in table.layers if key is not None]  # anndata from 0.13 lists X under None
+            msg = f"Layer {self._layer!r} not found. Layers: {layers}; `layer=None` uses X."
             raise KeyError(msg)
         if self._layer is None and table.X is None:
             msg = "`adata.X` is None. Name the layer that holds expression with `layer=`."

@@ -27,8 +27,8 @@ class RefineStatistics:
         Inverse of the ridged correlation of the regulators, ``(n_regulators, n_regulators)``.
     own_scale
         Standard deviation of what is regulators' own, ``precision @ z``, ``(n_regulators,)``.
-    sign
-        Sign of the covariance of each source's message with the target, ``(n_genes, n_sources)`` int8; 0 if there is none.
+    covariance
+        Of each source's message, in units of its standard deviation, with the target, ``(n_genes, n_sources)``.
     features
         Loadings of the leading components of co-expression with the sources, standardised, ``(n_genes, n_features)``.
     n_cells
@@ -39,7 +39,7 @@ class RefineStatistics:
     scale: np.ndarray
     precision: np.ndarray
     own_scale: np.ndarray
-    sign: np.ndarray
+    covariance: np.ndarray
     features: np.ndarray
     n_cells: int
 
@@ -90,18 +90,20 @@ def refine_statistics(
         scale=scale.astype(np.float32),
         precision=precision,
         own_scale=own_scale,
-        sign=np.sign(adjusted).astype(np.int8).T,
+        covariance=adjusted.T,
         features=_features(covariance, n_features),
         n_cells=len(cells),
     )
 
 
-def _adjust(covariance: np.ndarray, rows: np.ndarray, regulators: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _adjust(
+    covariance: np.ndarray, rows: np.ndarray, regulators: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return precision and scale of the regulators, and the covariance of messages with targets, source by target.
 
-    With Theta the precision, u = Theta z holds what is each regulator's own. For a target i that is a regulator itself,
-    Theta of the others alone is Theta - Theta_.i Theta_i. / Theta_ii: the message of j is u_j - u_i Theta_ji / Theta_ii,
-    which does not contain z_i.
+    With Theta the precision, u = Theta z holds what is each regulator's own. For a target i that is itself a regulator,
+    Theta of the others alone is Theta - Theta_.i Theta_i. / Theta_ii, so that the message of j is
+    u_j - u_i Theta_ji / Theta_ii, which does not contain z_i.
     """
     if len(regulators) == 0:
         return np.empty((0, 0), dtype=np.float32), np.empty(0, dtype=np.float32), covariance
@@ -110,6 +112,7 @@ def _adjust(covariance: np.ndarray, rows: np.ndarray, regulators: np.ndarray) ->
     own_scale = np.sqrt(np.maximum(np.einsum("ij,jk,ki->i", precision, among, precision), 1e-12))
     own = (precision @ covariance[rows]).astype(np.float32)
     own[:, regulators] -= precision / np.diag(precision) * np.diag(own[:, regulators])
+    own /= own_scale[:, None]
     adjusted = covariance.copy()
     adjusted[rows] = own
     return precision.astype(np.float32), own_scale.astype(np.float32), adjusted
@@ -129,7 +132,9 @@ def _features(covariance: np.ndarray, n_features: int) -> np.ndarray:
 def _stratum_means(matrix: Any, stratum: np.ndarray, cells: np.ndarray, n_strata: int) -> np.ndarray:
     total = np.zeros((n_strata, matrix.shape[1]))
     for block, rows in _blocks(matrix, cells):
-        member = sparse.csr_array((np.ones(len(rows)), (stratum[rows], np.arange(len(rows)))), shape=(n_strata, len(rows)))
+        member = sparse.csr_array(
+            (np.ones(len(rows)), (stratum[rows], np.arange(len(rows)))), shape=(n_strata, len(rows))
+        )
         total += member @ block
     count = np.bincount(stratum[cells], minlength=n_strata)[:, None]
     return np.where(count > 0, total / np.maximum(count, 1), total.sum(axis=0) / len(cells))

@@ -76,7 +76,7 @@ class TreatmentTable:
         return vector
 
     def usual_dose(self, treatment: str) -> str:
-        """Return the dose, as text, at which a treatment is meant where none is given; "" for control and without doses.
+        """Return the dose, as text, that a treatment has where none is given; "" for control and without doses.
 
         That is its most frequent training dose; for a combination never seen, the most frequent one of each member.
         """

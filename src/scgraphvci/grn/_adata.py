@@ -88,7 +88,7 @@ def add_grn(adata: AnnData, net: pd.DataFrame, key_added: str = "grn", *, copy: 
     KeyError
         If a column is missing.
     ValueError
-        If names are missing or not unique, a weight is NaN or infinite, or no edge joins two different genes of `adata`.
+        If names are missing or not unique, a weight is NaN or infinite, or no edge joins two genes of `adata`.
 
     Examples
     --------
@@ -215,7 +215,11 @@ def _tidy(net: Any) -> pd.DataFrame:
         )
         raise ValueError(msg)
     return pd.DataFrame(
-        {"source": net["source"].astype(str).to_numpy(), "target": net["target"].astype(str).to_numpy(), "weight": weight}
+        {
+            "source": net["source"].astype(str).to_numpy(),
+            "target": net["target"].astype(str).to_numpy(),
+            "weight": weight,
+        }
     )
 
 
@@ -235,7 +239,9 @@ def _no_overlap(edges: pd.DataFrame, genes: pd.Index, *, only_loops: bool) -> st
     if not len(edges):
         return "`net` has no edges."
     if only_loops:
-        return "`net` holds only self-loops among the genes of `adata`; it says nothing about regulation of other genes."
+        return (
+            "`net` holds only self-loops among the genes of `adata`; it says nothing about regulation of other genes."
+        )
     named = pd.Index(pd.unique(edges[["source", "target"]].to_numpy().ravel()))
     msg = (
         f"No edge of `net` joins two genes of `adata`. `net` names genes such as {named[:3].tolist()}, `adata` such as "

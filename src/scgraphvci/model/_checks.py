@@ -16,6 +16,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "likelihood": get_args(Likelihood),
     "decoder": ("dot", "attention"),
     "distribution_loss": get_args(DistributionLoss),
+    "distribution_target": ("stratum", "cell"),
     "preset": get_args(Preset),
     "dispersion": ("gene", "gene-cell"),
     "graph_pooling": get_args(Pooling),

@@ -265,17 +265,16 @@ class PredictionMixin(_Base):
         module.eval()
         design, strata = design.to(device), strata.to(device)
         genes = module.embed_genes()
-        loader = self._make_data_loader(
-            adata=adata, indices=cells, batch_size=batch_size or max(settings.batch_size, 512), shuffle=False
-        )
-        position = 0
-        for tensors in loader:
-            tensors = {key: value.to(device) for key, value in tensors.items()}
+        dataset = manager.create_torch_dataset()
+        size = batch_size or max(settings.batch_size, 512)
+        for start in range(0, cells.size, size):
+            wanted = cells[start : start + size]
+            # Sorted and without repeats, as files demand; scvi-tools' loader returns cells of a file in another order.
+            stored, row = np.unique(wanted, return_inverse=True)
+            tensors = {key: torch.as_tensor(value[row]).to(device) for key, value in dataset[stored].items()}
             batch = module.unpack(tensors, design, strata)
             qz = module.encode(batch["outcome"], batch["treatment"], batch["levels"], batch["continuous"], genes)
-            n = batch["outcome"].shape[0]
-            yield EncodedBatch(cells[position : position + n], batch, qz, genes)
-            position += n
+            yield EncodedBatch(wanted, batch, qz, genes)
 
     @torch.inference_mode()
     def _counterfactual_mean(
@@ -338,10 +337,14 @@ class PredictionMixin(_Base):
     def _in_model_order(self, adata: AnnData | MuData) -> AnnData | MuData:
         """Return data with the model's genes in its order: the same object where they are so already."""
         expected, found = self._model_genes(), self._genes(adata)
-        if found == expected or not set(expected) <= set(found) or len(set(found)) < len(found):
+        table = self._table(adata)
+        if table.isbacked and table.is_view:  # scvi-tools copies views, which this one does not allow
+            table = table.to_memory()
+        if found != expected and set(expected) <= set(found) and len(set(found)) == len(found):
+            table = table[:, expected]
+            table = table.to_memory() if table.isbacked else table.copy()
+        if table is self._table(adata):
             return adata  # as it should be, or refused when it is registered
-        table = self._table(adata)[:, expected]
-        table = table.to_memory() if table.isbacked else table.copy()
         if not isinstance(adata, ad.AnnData):
             table = MuData({name: table if name == self._modality else mod for name, mod in adata.mod.items()})
         # scvi-tools keeps all data a model has seen; of these copies the latest is enough.

@@ -47,8 +47,8 @@ PAPER_PENALTY = 20.0  # lambda of Eq. 13
 class GRNRefiner(SafeSavingMixin, UnsupervisedTrainingMixin, BaseModelClass):
     """Refines a gene regulatory network: demotes edges the data do not support, finds edges the prior lacks.
 
-    A graph convolutional network predicts each gene from its neighbours; every candidate edge has a learnable logit, and
-    its sigmoid is the confidence in that edge (Wu et al., ICLR 2023, Eq. 11-13).
+    A graph convolutional network predicts each gene from its neighbours; every candidate edge has a learnable logit,
+    whose sigmoid is the confidence in that edge (Wu et al., ICLR 2023, Eq. 11-13).
 
     Parameters
     ----------
@@ -61,8 +61,8 @@ class GRNRefiner(SafeSavingMixin, UnsupervisedTrainingMixin, BaseModelClass):
         (up to 5,000 genes), or a frame with columns `source` and `target`. None: the preset's, "regulators" or,
         for the paper, "all".
     preset
-        "default", or "paper" for the publication's network: seven layers, plain softmax, a gene's own expression visible,
-        no signs.
+        "default", or "paper" for the publication's network: seven layers, plain softmax, a gene's own expression
+        visible, no signs.
     n_features
         Number of co-expression components of training cells used as gene features where none were registered.
     **module_kwargs
@@ -88,6 +88,7 @@ class GRNRefiner(SafeSavingMixin, UnsupervisedTrainingMixin, BaseModelClass):
     ['kept']
     """
 
+    module: RefineModule
     _module_cls = RefineModule
     _data_splitter_cls = SplitByColumn
     _training_plan_cls = RefinePlan
@@ -127,8 +128,9 @@ class GRNRefiner(SafeSavingMixin, UnsupervisedTrainingMixin, BaseModelClass):
             features=n_features if graph["features"] is None else graph["features"],
             **settings,
         )
+        size = self.module.candidates.size
         self._model_summary_string = (
-            f"GRNRefiner with {prior.shape[1]} prior edges, {self.module.candidates.size} candidate edges, genes: {n_genes}."
+            f"GRNRefiner with prior edges: {prior.shape[1]}, candidate edges: {size}, genes: {n_genes}."
         )
         self.init_params_ = self._get_init_params(locals())
 
@@ -285,8 +287,8 @@ class GRNRefiner(SafeSavingMixin, UnsupervisedTrainingMixin, BaseModelClass):
         -------
         One row per edge of the prior or above the threshold, self-loops left out, sorted by confidence: `source`
         (regulator), `target`, `weight` (confidence, the sigmoid of the edge's logit), `sign` (1 or -1: sign of the
-        residual covariance of source and target given the other regulators, in training cells), `in_prior`, and `status`:
-        "kept" (in the prior and above the threshold), "added" (above it only), "dropped" (in the prior only).
+        residual covariance of source and target given the other regulators, in training cells), `in_prior`, and
+        `status`: "kept" (in the prior and above the threshold), "added" (above it only), "dropped" (in the prior only).
 
         Raises
         ------
@@ -325,18 +327,21 @@ def _candidates(
         if missing:
             msg = f"`candidates` has no column {missing}. Columns: {list(candidates.columns)}."
             raise KeyError(msg)
-        source, target = genes.get_indexer(candidates["source"]), genes.get_indexer(candidates["target"])
+        source, target = (genes.get_indexer(pd.Index(candidates[name])) for name in ("source", "target"))
         known = (source >= 0) & (target >= 0)
         if not known.all():
             first = candidates.iloc[int(np.argmin(known))]
-            msg = f"{int((~known).sum())} `candidates` name genes not in the data, first {first['source']} -> {first['target']}."
+            msg = (
+                f"{int((~known).sum())} `candidates` name genes that the data lack, first {first['source']} -> "
+                f"{first['target']}. Remove them."
+            )
             raise ValueError(msg)
         return np.unique(source), np.stack([source, target])
     if candidates == "regulators":
         return np.unique(prior[0, prior[0] != prior[1]]), None
     if candidates == "all":
         if len(genes) > MAX_GENES_ALL_PAIRS:
-            msg = f'candidates="all" allows up to {MAX_GENES_ALL_PAIRS} genes, got {len(genes)}. Use "regulators" or a frame.'
+            msg = f'candidates="all" takes up to {MAX_GENES_ALL_PAIRS} genes, got {len(genes)}. Use "regulators".'
             raise ValueError(msg)
         return np.arange(len(genes)), None
     msg = f'candidates={candidates!r} must be "regulators", "all" or a data frame.'

@@ -163,7 +163,18 @@ class ScreenManager(AnnDataManager):
     def register_fields(self, adata: AnnData | MuData, source_registry: dict | None = None, **kwargs: Any) -> None:
         """Register fields, or transfer them from a saved registry; leave the data as they were if one fails."""
         with _unchanged_on_error(adata, self.fields):
+            _check_order_of_cells(adata, self.fields[0].mod_key)
             super().register_fields(adata, source_registry, **kwargs)
+
+
+def _check_order_of_cells(adata: AnnData | MuData, mod_key: str | None) -> None:
+    """Check that a modality holds the cells of its MuData in the same order: indices mean both."""
+    if mod_key is not None and not adata.obs_names.equals(modality_of(adata, mod_key).obs_names):
+        msg = (
+            f"Modality {mod_key!r} holds other cells than the MuData, or in another order. Take cells that all modalities "
+            f"have, in one order, with `mdata = mdata[mdata[{mod_key!r}].obs_names].copy()`."
+        )
+        raise ValueError(msg)
 
 
 @contextmanager

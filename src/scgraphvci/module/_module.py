@@ -68,8 +68,8 @@ class GraphVCIModule(BaseModuleClass):
     distribution_loss
         "kernel", "gaussian" or "adversarial".
     distribution_target
-        What is pulled to the stratum's moments: "stratum", the mean over the batch's cells of that stratum, which leaves
-        single cells free to differ; or "cell", each counterfactual by itself, as in the paper.
+        What is pulled to the stratum's moments: "stratum", the mean over the batch's cells of that stratum, which
+        leaves single cells free to differ; or "cell", each counterfactual by itself, as in the paper.
     kernel_bandwidth
         Kernel width: "gene" for each gene's standard deviation within strata and treatments, or a number.
     additive
@@ -111,7 +111,7 @@ class GraphVCIModule(BaseModuleClass):
         residual_input: bool = True,
         individual_weight: float = 1.0,
         covariate_weight: float = 2.0,
-        divergence_weight: float = 0.2,
+        divergence_weight: float = 0.05,
         n_samples: int = 1,
     ) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class GraphVCIModule(BaseModuleClass):
 
     @torch.no_grad()
     def initialise(self, moments: StratumMoments) -> None:
-        """Set scale, centre, intercept and additive shift from the training cells, so that training starts there."""
+        """Set scale, centre, intercept and covariate offsets from the training cells, so that training starts there."""
         tiny = 1e-4
         mean = torch.as_tensor(moments.gene_mean, dtype=torch.float32).to(self.input_mean)
         variance = torch.as_tensor(moments.within_variance, dtype=torch.float32).to(self.input_mean)
@@ -200,7 +200,8 @@ class GraphVCIModule(BaseModuleClass):
         """Return q(z | y, g, x, t) for outcomes on the model's scale (counts per standard library for counts)."""
         encoder = self.encoder if encoder is None else encoder
         covariates = self.covariates(levels, continuous)
-        return encoder(self.to_input(outcome, treatment, levels), self.treatment_embedding(treatment), covariates, genes)
+        value = self.to_input(outcome, treatment, levels)
+        return encoder(value, self.treatment_embedding(treatment), covariates, genes)
 
     def decode(self, latent: Tensor, treatment: Tensor, levels: Tensor, genes: Tensor | None) -> list[Tensor]:
         """Return the outcome's parameters, each ``(n_cells, n_genes)``: the decoder's plus the additive baseline."""

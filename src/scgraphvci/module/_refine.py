@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 
 MAX_LOGIT = 12.0  # sigmoid(-12) = 6e-6: beyond it a confidence says nothing more
 HIDDEN_SHARE = 0.2
-MIN_PENALTY = 0.005  # what a default number of steps can act on
+MIN_COVARIANCE = 0.0125  # a weaker pull is not felt within the default number of steps
+SLACK = 1.5  # leaves a third of a row to the null slot, so that confidences of several edges stay comparable
 
 
 class RefineModule(BaseModuleClass):
     """Predicts the expression of every gene from that of its regulators, with a learnable logit per candidate edge.
 
-    A layer is ``act(w H W)`` with ``w`` the softmax of the logits of the sampled edges over each target's row. Expression
-    enters as residuals from stratum means in units of their standard deviation, with gene features and covariates beside
-    it. Sampled edges are given to :meth:`generative`; without them the network of :meth:`active_edges` is used.
+    A layer is ``act(w H W)`` with ``w`` the softmax of the logits of the sampled edges over each target's row.
+    Expression enters as residuals from stratum means in units of their standard deviation, with gene features and
+    covariates beside it. Sampled edges are given to :meth:`generative`; without them it uses :meth:`active_edges`.
 
     Parameters
     ----------
@@ -48,14 +49,14 @@ class RefineModule(BaseModuleClass):
     p_keep, p_add
         Probability of sampling pairs of the prior (and the diagonal, where allowed), and all other candidates.
     edge_penalty
-        Cost of an edge, in units of its target's variance. Adds ``edge_penalty * sum(sigmoid(L)) / N`` to the loss, which is
-        lambda * mean(sigmoid(L)) of Eq. 13 with lambda = edge_penalty * N when all pairs are candidates. An edge alone in
-        its row rises while the absolute covariance it carries is above ``edge_penalty / (2 gain)``. None:
-        ``2 gain sqrt(2 / n_cells)``, that is covariance beyond sqrt(2) standard errors, below which an edge is not
-        expected to help in predicting new cells (Akaike's criterion); at least 0.005.
+        Cost of an edge, in units of its target's variance. Adds ``edge_penalty * sum(sigmoid(L)) / N`` to the loss,
+        which is lambda * mean(sigmoid(L)) of Eq. 13 with lambda = edge_penalty * N when all pairs are candidates. An
+        edge with little weight, alone in its row, rises if the absolute covariance it carries is above
+        ``edge_penalty / (2 gain)``. None: by target, such that this is sqrt(2) standard errors, ``sqrt(2 / n_cells)``,
+        below which an edge is not expected to help in predicting new cells (Akaike's criterion); at least 0.0125.
     absent_penalty
-        The same for pairs outside the prior. None: ``2 gain sqrt(2 log(n_absent) / n_cells)``, so that of all these pairs
-        none is expected to rise on chance covariance (universal threshold of Donoho and Johnstone); at least the former.
+        The same for pairs outside the prior. None: such that it is ``sqrt(2 log(n_absent) / n_cells)``, so that of all
+        these pairs none is expected to rise by chance (universal threshold of Donoho and Johnstone).
     self_penalty
         Added on the diagonal.
     hide_self
@@ -70,11 +71,26 @@ class RefineModule(BaseModuleClass):
     null_slot
         See :func:`edge_softmax`. With it the scale of the weights that follow is held fixed; without, it is free.
     gain
-        That scale: an edge with the whole weight of its row moves its target by `gain` standard deviations per standard
-        deviation of its source.
+        That scale: an edge with the whole weight of its row moves its target by as many standard deviations per standard
+        deviation of its message. Where candidates above their chance level carry more covariance than that together,
+        the target gets 1.5 times their sum: with too small a scale the first edges would use up the row.
     prior_logit, absent_logit
         Where logits start.
     """
+
+    logit: Tensor
+    sign: Tensor
+    scale: Tensor
+    stratum_mean: Tensor
+    features: Tensor
+    covariates: Tensor
+    regulators: Tensor
+    regulator_place: Tensor
+    precision: Tensor
+    own_scale: Tensor
+    edge_penalty: Tensor
+    absent_penalty: Tensor
+    target_gain: Tensor
 
     def __init__(
         self,
@@ -108,8 +124,9 @@ class RefineModule(BaseModuleClass):
         self.p_keep, self.p_add = p_keep, p_add
         self.self_penalty = self_penalty
         self._given_penalties = edge_penalty, absent_penalty
-        self.register_buffer("edge_penalty", torch.tensor(MIN_PENALTY))
-        self.register_buffer("absent_penalty", torch.tensor(MIN_PENALTY))
+        self.register_buffer("target_gain", torch.full((n_genes,), gain))
+        self.register_buffer("edge_penalty", torch.full((n_genes,), edge_penalty or 0.0))
+        self.register_buffer("absent_penalty", torch.full((n_genes,), absent_penalty or 0.0))
         self.hidden_share = HIDDEN_SHARE if hide_self and n_layers > 1 else 0.0
         self.signed = signed
         prior = np.asarray(prior, dtype=np.int64)
@@ -161,21 +178,30 @@ class RefineModule(BaseModuleClass):
         self.scale.copy_(torch.as_tensor(statistics.scale))
         self.precision.copy_(torch.as_tensor(statistics.precision))
         self.own_scale.copy_(torch.as_tensor(statistics.own_scale))
-        sign = torch.as_tensor(statistics.sign).ravel()
-        self.sign.copy_(sign if self.candidates.keys is None else sign[self.candidates.keys])
-        self._set_penalties(statistics.n_cells)
+        covariance = torch.as_tensor(statistics.covariance).reshape(-1)
+        covariance = covariance.clone() if self.candidates.keys is None else covariance[self.candidates.keys]
+        covariance[self.candidates.excluded] = 0.0
+        self.sign.copy_(covariance.sign())
+        self._set_scales(covariance.abs_(), statistics.n_cells)
         if self.learn_features:
             self.features.copy_(torch.as_tensor(statistics.features))
 
-    def _set_penalties(self, n_cells: int) -> None:
+    def _set_scales(self, covariance: Tensor, n_cells: int) -> None:
+        """Set gains and penalties by what covariances chance would give."""
+        floor_prior = max(MIN_COVARIANCE, math.sqrt(2 / n_cells))
+        floor_absent = max(floor_prior, math.sqrt(2 * math.log(max(2, self.candidates.n_absent)) / n_cells))
+        floor = torch.full_like(covariance, floor_absent)
+        floor[self.candidates.prior] = floor_prior
+        target, _ = self.candidates.genes(torch.arange(self.candidates.size, device=covariance.device))
+        carried = torch.zeros_like(self.target_gain).index_add(0, target, covariance * (covariance > floor))
+        self.target_gain.copy_((SLACK * carried).clamp(min=self.gain))
         edge_penalty, absent_penalty = self._given_penalties
-        step = 2 * self.gain * math.sqrt(2 / n_cells)
-        if edge_penalty is None:
-            edge_penalty = max(MIN_PENALTY, step)
-        if absent_penalty is None:
-            absent_penalty = max(edge_penalty, step * math.sqrt(math.log(max(2, self.candidates.n_absent))))
-        self.edge_penalty.fill_(edge_penalty)
-        self.absent_penalty.fill_(absent_penalty)
+        self.edge_penalty.copy_(2 * self.target_gain * floor_prior)
+        self.absent_penalty.copy_(2 * self.target_gain * floor_absent)
+        if edge_penalty is not None:
+            self.edge_penalty.fill_(edge_penalty)
+        if absent_penalty is not None:
+            self.absent_penalty.fill_(absent_penalty)
 
     def sample_edges(self, generator: torch.Generator) -> Edges:
         """Draw the hard mask of a training step."""
@@ -241,8 +267,10 @@ class RefineModule(BaseModuleClass):
         for matrix in self.hidden_weights:
             flat = state.flatten(start_dim=1)
             state = F.elu(sampled_product(weight, flat, edges).view_as(state) @ self._scaled(matrix))
-        gain = self.gain if self.null_slot else 1.0
-        prediction = gain * (state @ self._scaled(self.readout).squeeze(0)) + self.gene_bias[:, None]
+        prediction = state @ self._scaled(self.readout).squeeze(0)
+        if self.null_slot:
+            prediction = prediction * self.target_gain[:, None]
+        prediction = prediction + self.gene_bias[:, None]
         return {"prediction": prediction, "scored": hidden}
 
     def _first_layer(self, residual: Tensor, covariates: Tensor, weight: Tensor, edges: Edges) -> Tensor:
@@ -300,15 +328,16 @@ class RefineModule(BaseModuleClass):
     def penalty(self) -> Tensor:
         """Edge penalty at the present logits, on the scale of the loss (per gene)."""
         prior = self.candidates.prior
-        of_prior = torch.sigmoid(self.logit[prior])
-        of_absent = torch.sigmoid(self.logit).sum() - of_prior.sum()
-        target, source = self.candidates.genes(prior)
-        total = self.edge_penalty * of_prior.sum() + self.absent_penalty * of_absent
-        return (total + self.self_penalty * of_prior[target == source].sum()) / self.n_genes
+        confidence = torch.sigmoid(self.logit)
+        target, source = self.candidates.genes(torch.arange(self.candidates.size, device=self.logit.device))
+        cost = self.absent_penalty[target]
+        cost[prior] = self.edge_penalty[target[prior]]
+        cost = cost + self.self_penalty * (target == source)
+        return (cost * confidence).sum() / self.n_genes
 
     @torch.no_grad()
     def step_logits(self, edges: Edges, gradient: Tensor, lr: float) -> None:
-        """Move the logits of sampled edges down the gradient of loss and penalty, each divided by the edge's sampling rate.
+        """Move the logits of sampled edges down the gradient of loss and penalty, divided by each edge's sampling rate.
 
         Plain gradient descent: an edge that is sampled rarely moves as far, on average, as one that is always sampled,
         and penalty and loss keep the proportion in which they stand in the objective. No state is kept per edge.
@@ -323,7 +352,7 @@ class RefineModule(BaseModuleClass):
             Step length, for the loss summed over targets.
         """
         logit = self.logit[edges.position]
-        cost = torch.where(edges.in_prior, self.edge_penalty, self.absent_penalty)
+        cost = torch.where(edges.in_prior, self.edge_penalty[edges.target], self.absent_penalty[edges.target])
         cost = cost + self.self_penalty * (edges.target == edges.source)
         confidence = torch.sigmoid(logit)
         rate = torch.where(edges.in_prior, self.p_keep, self.p_add)
@@ -342,9 +371,9 @@ def _check_options(
         if not 0 < value <= 1:
             msg = f"{name}={value} must be a probability above 0."
             raise ValueError(msg)
-    for name, value in penalties.items():
-        if value is not None and not (math.isfinite(value) and value >= 0):
-            msg = f"{name}={value} must be finite and not negative."
+    for name, penalty in penalties.items():
+        if penalty is not None and not (math.isfinite(penalty) and penalty >= 0):
+            msg = f"{name}={penalty} must be finite and not negative."
             raise ValueError(msg)
     if not (math.isfinite(gain) and gain > 0):
         msg = f"gain={gain} must be finite and positive."

@@ -40,7 +40,7 @@ class Edges:
 class CandidateEdges(nn.Module):
     """The pairs of genes that may become edges, each with a position at which its logit is stored.
 
-    Either every (target, source) with source among `sources` (then nothing but the sources is stored), or a list of pairs.
+    Either every (target, source) with source among `sources` (then only the sources are stored), or a list of pairs.
 
     Parameters
     ----------
@@ -51,14 +51,21 @@ class CandidateEdges(nn.Module):
     sources
         Genes that may be sources.
     pairs
-        Pairs (source, target) that may be edges besides the prior's, shape ``(2, n_pairs)``. None: all with these sources.
+        Pairs (source, target) that may be edges besides the prior's, ``(2, n_pairs)``. None: all with these sources.
     self_loops
-        Whether a gene may be its own source. If so, all self-loops are candidates and sampled as the prior's are (A + I).
+        Whether a gene may be its own source. If so, all self-loops are candidates, sampled as the prior's are (A + I).
 
     Notes
     -----
     Everything is derived from the arguments, so no buffer is saved.
     """
+
+    sources: Tensor
+    column: Tensor
+    keys: Tensor | None
+    prior: Tensor
+    excluded: Tensor
+    absent_before: Tensor
 
     def __init__(
         self,
@@ -166,7 +173,7 @@ def edge_softmax(logit: Tensor, edges: Edges, *, null_slot: bool) -> Tensor:
 
 
 def sampled_product(weight: Tensor, dense: Tensor, edges: Edges) -> Tensor:
-    """Multiply the sparse matrix of edge weights with a dense one: ``out[i] = sum over edges j -> i of weight * dense[j]``.
+    """Multiply the sparse matrix of edge weights with a dense one: ``out[i]`` sums weight * dense[j] over edges j -> i.
 
     Parameters
     ----------

@@ -74,7 +74,8 @@ def refine_grn(
     KeyError
         If a column, layer or network is missing.
     ValueError
-        If values are missing or not finite, the network has no edges, or no edge passes the threshold. Nothing is written.
+        If values are missing or not finite, the network has no edges, or no edge passes the threshold. Then nothing is
+        written.
 
     Examples
     --------

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class RefinePlan(TrainingPlan):
     """Draws one hard mask per step, shared by cells and layers; validation uses the active edges and no mask.
 
-    A step touches the logits of sampled edges only. Draws are seeded by (seed, epoch). Logits are trained in one process:
-    distributed training is not supported.
+    A step touches the logits of sampled edges only. Draws are seeded by (seed, epoch). Logits are trained in one
+    process: distributed training is not supported.
 
     Parameters
     ----------

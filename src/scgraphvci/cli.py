@@ -1,0 +1,83 @@
+"""The command `scgraphvci`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from scgraphvci import __version__
+from scgraphvci._demo import run_demo
+
+USAGE_ERROR = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Parameters
+    ----------
+    arguments
+        Words after the program's name; those of the process if None.
+
+    Returns
+    -------
+    Exit status: 0, or 2 if the arguments cannot be followed.
+
+    Examples
+    --------
+    >>> from scgraphvci.cli import main
+    >>> main(["demo", "--out", "/dev/null/demo"])
+    2
+    """
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    return command(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="scgraphvci", description=sys.modules["scgraphvci"].__doc__)
+    parser.add_argument("--version", action="version", version=f"scgraphvci {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True)
+    demo = commands.add_parser(
+        "demo",
+        help="run the whole chain on simulated data",
+        description="Simulate a screen whose truth is known, refine its network, train on part of it, predict treatments "
+        "in strata where they were held out, estimate effects; print how far all that is from the truth, and write "
+        "figures, tables and an .h5ad file.",
+    )
+    demo.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to; made if missing")
+    demo.add_argument("--seed", type=int, default=0, help="same seed, same result (default: %(default)s)")
+    demo.set_defaults(command=_demo)
+    return parser
+
+
+def _demo(options: argparse.Namespace) -> int:
+    errors = Console(stderr=True)
+    if not 0 <= options.seed < 2**32:
+        errors.print(f"scgraphvci demo: --seed must be from 0 to {2**32 - 1}, not {options.seed}.", markup=False)
+        return USAGE_ERROR
+    problem = _not_writable(options.out)
+    if problem:
+        errors.print(f"scgraphvci demo: cannot write to --out {options.out}: {problem}.", markup=False)
+        return USAGE_ERROR
+    run_demo(options.out, options.seed, Console())
+    return 0
+
+
+def _not_writable(folder: Path) -> str | None:
+    """Make a folder and say why nothing can be written there, before hours are spent on what to write."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

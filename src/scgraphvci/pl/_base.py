@@ -1,0 +1,78 @@
+"""What all plots share: the tail of their arguments, colours, and how figures are made and handed back.
+
+Every function of :mod:`scgraphvci.pl` takes these keyword arguments last:
+
+ax
+    Axes to draw in; an array of them for plots of several panels. A new figure is made if None.
+figsize
+    Width and height of a new figure in inches.
+show
+    Whether to show the figure; ``scanpy.settings.autoshow`` if None.
+return_fig
+    Whether to return the figure.
+
+They return the figure if `return_fig`, else the axes (an array for plots of several panels) if not shown, else None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import scanpy as sc
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+Drawn = Figure | Axes | np.ndarray | None
+
+# Okabe and Ito's palette: told apart with any kind of colour vision.
+BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#999999"
+
+
+def panels(
+    n: int, ax: Axes | Sequence[Axes] | np.ndarray | None, figsize: tuple[float, float] | None, size: tuple[float, float]
+) -> np.ndarray:
+    """Return `n` axes, the user's or new ones side by side.
+
+    Parameters
+    ----------
+    n
+        Number of panels.
+    ax
+        The user's axes.
+    figsize
+        Size of a new figure; `size` for each panel if None.
+    size
+        Width and height of a panel.
+
+    Raises
+    ------
+    ValueError
+        If the number of axes is not `n`.
+    """
+    if ax is None:
+        width, height = figsize or (size[0] * n, size[1])
+        return plt.subplots(1, n, figsize=(width, height), squeeze=False, layout="constrained")[1].ravel()
+    given = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
+    if given.size != n:
+        msg = f"This plot has {n} panel(s), but {given.size} axes were given in `ax`."
+        raise ValueError(msg)
+    return given
+
+
+def finish(axes: np.ndarray, show: bool | None, return_fig: bool, *, single: bool = False) -> Drawn:
+    """Show the figure if asked to, and return what the caller wants."""
+    figure: Any = axes[0].figure
+    if show if show is not None else (sc.settings.autoshow and not return_fig):
+        plt.show()
+        return figure if return_fig else None
+    if return_fig:
+        return figure
+    return axes[0] if single else axes
+
+
+def tidy(ax: Axes) -> None:
+    """Remove the frame's upper and right side."""
+    ax.spines[["top", "right"]].set_visible(False)

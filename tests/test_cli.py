@@ -1,0 +1,105 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import os
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from scgraphvci._demo import Size, run_demo
+from scgraphvci.cli import main
+from scgraphvci.datasets import truth
+
+TINY = Size(n_cells=500, n_genes=60, n_perturbations=5, refine_epochs=3, epochs=3)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    out = tmp_path_factory.mktemp("demo")
+    (out / "someone else's file").write_text("kept")
+    console = Console(width=120, record=True, quiet=False, file=open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    scores = run_demo(out, 0, console, TINY)
+    return out, scores, console.export_text()
+
+
+def test_demo_writes_what_it_says(demo):
+    out, scores, _ = demo
+    names = {path.name for path in out.iterdir()}
+    figures = {"history.png", "held_out_shifts.png", "grn.png", "effects_volcano.png", "effects_forest.png"}
+    assert names == figures | {"demo.h5ad", "scores.csv", "effects.csv", "someone else's file"}
+    assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in figures)
+    by_pair = pd.read_csv(out / "scores.csv")
+    mean = by_pair.groupby("predictor")[list(scores.columns)].mean()
+    np.testing.assert_allclose(mean.loc[scores.index], scores)
+
+
+def test_demo_prints_model_and_baselines(demo):
+    _, scores, text = demo
+    assert scores.index.tolist() == ["GraphVCI", "context shift", "no change"]
+    for value in scores.to_numpy().ravel():
+        assert f"{value:.3f}" in text
+    for word in ("grn_refined", "noise-free truth", "interval", "seconds"):
+        assert word in text
+
+
+def test_demo_data_hold_every_result(demo):
+    out, _, _ = demo
+    adata = ad.read_h5ad(out / "demo.h5ad")
+    assert adata.shape == (500, 60)
+    assert {"grn", "grn_refined", "grn_true"} <= set(adata.varp)
+    assert adata.obsm["X_scgraphvci"].shape[0] == 500
+    layers = [name for name in adata.layers if name.startswith("counterfactual_")]
+    assert len(layers) == 1
+    assert np.isfinite(adata.layers[layers[0]]).all()
+    assert "rank_effects" in adata.uns
+    assert truth(adata).counterfactual_mean("control", indices=[0]).shape == (1, 60)
+
+
+def test_demo_arguments(monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr("scgraphvci.cli.run_demo", lambda out, seed, console: calls.append((out, seed)))
+    assert main(["demo", "--out", str(tmp_path / "new" / "folder"), "--seed", "3"]) == 0
+    assert calls == [(tmp_path / "new" / "folder", 3)]
+    assert (tmp_path / "new" / "folder").is_dir()
+
+
+def test_folder_that_cannot_be_written(tmp_path, capsys):
+    file = tmp_path / "file"
+    file.write_text("")
+    assert main(["demo", "--out", str(file)]) == 2
+    assert main(["demo", "--out", str(file / "below")]) == 2
+    message = capsys.readouterr().err.replace("\n", " ")
+    assert "cannot write to --out" in message
+    assert file.read_text() == ""
+
+
+@pytest.mark.skipif(os.name == "nt" or getattr(os, "geteuid", lambda: 1)() == 0, reason="root may write anywhere")
+def test_folder_without_permission(tmp_path):
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o500)
+    assert main(["demo", "--out", str(folder)]) == 2
+
+
+def test_bad_seed(tmp_path, capsys):
+    assert main(["demo", "--out", str(tmp_path), "--seed", "-1"]) == 2
+    assert "--seed must be from 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [[], ["demo"], ["nothing"], ["demo", "--out", "x", "--seed", "one"]])
+def test_wrong_usage(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    assert "usage: scgraphvci" in capsys.readouterr().err
+
+
+def test_version_and_help(capsys):
+    for words in (["--version"], ["--help"], ["demo", "--help"]):
+        with pytest.raises(SystemExit) as stop:
+            main(words)
+        assert stop.value.code == 0
+    assert "--seed" in capsys.readouterr().out
