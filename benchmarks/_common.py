@@ -29,7 +29,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     """Options that all benchmarks have."""
     options = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     options.add_argument("--out", type=Path, default=RESULTS, help="folder for the csv and markdown tables")
-    options.add_argument("--epochs", type=int, default=None, help="epochs of every model; the model's default if left out")
+    options.add_argument("--epochs", type=int, default=None, help="epochs of every model; its default if left out")
     options.add_argument("--refine-epochs", type=int, default=None, help="epochs of the refiner")
     options.add_argument("--rows", nargs="+", default=None, help="names of the models to train; all if left out")
     return options
@@ -78,8 +78,13 @@ def refine(adata: ad.AnnData, covariates: Sequence[str], seed: int, epochs: int 
     """Refine ``varp["grn"]`` into ``varp["grn_refined"]`` from train cells; return the seconds it took."""
     start = time.perf_counter()
     sgv.tl.refine_grn(
-        adata, split_key="split", categorical_covariate_keys=list(covariates), seed=seed, max_epochs=epochs,
-        accelerator="cpu", enable_progress_bar=False,
+        adata,
+        split_key="split",
+        categorical_covariate_keys=list(covariates),
+        seed=seed,
+        max_epochs=epochs,
+        accelerator="cpu",
+        enable_progress_bar=False,
     )
     return time.perf_counter() - start
 

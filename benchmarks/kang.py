@@ -46,14 +46,14 @@ def main() -> None:
             model, time = train(adata, {**setup, "grn_key": grn_key}, args.seed, args.epochs)
             parts.append(evaluate_pairs({name: model}, baselines=None))
             seconds.append((name, time))
-            shown = {"cell type": cell_type, "model": name, **parts[-1][list(METRICS)].iloc[0].round(3).to_dict(), "s": round(time)}
-            console.print(shown, highlight=False)
+            scores = parts[-1][list(METRICS)].iloc[0].round(3).to_dict()
+            console.print({"held out": cell_type, "model": name, **scores, "s": round(time)}, highlight=False)
     table = mean_scores(pd.concat(parts), "cell_type")
     spent = pd.DataFrame(seconds, columns=["what", "seconds"]).groupby("what", sort=False)["seconds"].mean().round(1)
     notes = (
-        f"{full.n_obs} cells x {full.n_vars} highly variable genes (chosen on all cells), normalised to 1,000 and log1p. "
-        f"{TREATMENT} is held out in one cell type at a time; predictions start from the control cells of that type. "
-        f"R2 DE: 50 genes of largest Welch t. One seed ({args.seed}). VCI is GraphVCI without a network. "
+        f"{full.n_obs} cells x {full.n_vars} highly variable genes (chosen on all cells), normalised to 1,000 and "
+        f"log1p. {TREATMENT} is held out in one cell type at a time; predictions start from the control cells of that "
+        f"type. R2 DE: 50 genes of largest Welch t. One seed ({args.seed}). VCI is GraphVCI without a network. "
         f"Mean seconds on {torch.get_num_threads()} thread(s): {spent.to_dict()}."
     )
     for metric in METRICS:

@@ -1,4 +1,4 @@
-"""Doses and combinations of the perturbench file (Norman 2019, McFaline-Figueroa 2024): pairs held out, all simple baselines.
+"""Doses and combinations of the perturbench file (Norman 2019, McFaline-Figueroa 2024), some of them held out.
 
 The file is small and its signal weak: this shows that combinations and doses work, not how accurate the model can be.
 Needs the folder named by SCGRAPHVCI_REAL_DATA. ``python benchmarks/perturbench.py --help`` lists the options.
@@ -50,10 +50,11 @@ def main() -> None:
         console.print(f"{name}: {time:.0f} s")
     pairs = pd.concat(parts)
     pairs["held out"] = pairs["treatment"].str.contains("+", regex=False).map({True: "combination", False: "stratum"})
-    table = pairs.groupby(["held out", "predictor"], sort=False)[list(METRICS)].mean().sort_index(level=0, sort_remaining=False)
+    scores = pairs.groupby(["held out", "predictor"], sort=False)[list(METRICS)].mean()
+    table = scores.sort_index(level=0, sort_remaining=False)
     notes = (
-        f"{adata.n_obs} cells x {adata.n_vars} genes. Held out: the combinations {', '.join(COMBINATIONS)}, and the pairs "
-        f"{', '.join(f'{t} in {c}' for t, c in STRATA)}. The true means are those of about 100 cells, so that noise alone "
+        f"{adata.n_obs} cells x {adata.n_vars} genes. Held out: the combinations {', '.join(COMBINATIONS)}, and the "
+        f"pairs {', '.join(f'{t} in {c}' for t, c in STRATA)}. True means are those of about 100 cells: noise alone "
         "keeps the Pearson correlation of weak shifts far below 1. K562 cells were activated (CRISPRa), the others "
         f"repressed (CRISPRi). One seed ({args.seed}), {torch.get_num_threads()} thread(s)."
     )

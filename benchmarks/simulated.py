@@ -1,4 +1,4 @@
-"""Simulated screens with known truth: held-out treatments in cell types, with true, prior, refined, random and no network.
+"""Simulated screens with known truth: treatments held out in cell types, with several networks and none.
 
 ``python benchmarks/simulated.py --help`` lists the options. Scores are against the noise-free truth.
 """
@@ -30,7 +30,7 @@ def main() -> None:
     options.add_argument("--n-cells", type=int, default=4000)
     options.add_argument("--n-genes", type=int, default=500)
     options.add_argument("--n-perturbations", type=int, default=20)
-    options.add_argument("--interaction", type=float, default=0.75, help="share of an edge's weight that a type can lose")
+    options.add_argument("--interaction", type=float, default=0.75, help="how far cell types gate edges, 0 to 1")
     options.add_argument("--name", default="simulated", help="name of the files written")
     args = options.parse_args()
 
@@ -53,7 +53,8 @@ def main() -> None:
             scores = evaluate_pairs({name: model}, baselines=None, groupby="cell_type", truth=truth)
             parts.append(scores.assign(seed=seed))
             seconds.append((name, time))
-            console.print({"seed": seed, "model": name, **scores[list(METRICS)].mean().round(3).to_dict(), "s": round(time)})
+            shown = scores[list(METRICS)].mean().round(3).to_dict()
+            console.print({"seed": seed, "model": name, **shown, "s": round(time)}, highlight=False)
     table = mean_scores(pd.concat(parts), "seed")
     spent = pd.DataFrame(seconds, columns=["what", "seconds"]).groupby("what", sort=False)["seconds"].mean().round(1)
     notes = (
@@ -64,9 +65,7 @@ def main() -> None:
     )
     for metric in METRICS:
         save_table(table[metric], f"Simulated screens, {metric} by seed", args.out, f"{args.name}_{metric}", notes)
-    save_table(
-        table.xs("mean", axis=1, level="seed"), "Simulated screens, mean over seeds", args.out, args.name, notes
-    )
+    save_table(table.xs("mean", axis=1, level="seed"), "Simulated screens, mean over seeds", args.out, args.name, notes)
 
 
 if __name__ == "__main__":

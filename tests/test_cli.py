@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 
 import anndata as ad
@@ -21,7 +22,7 @@ TINY = Size(n_cells=500, n_genes=60, n_perturbations=5, refine_epochs=3, epochs=
 def demo(tmp_path_factory):
     out = tmp_path_factory.mktemp("demo")
     (out / "someone else's file").write_text("kept")
-    console = Console(width=120, record=True, quiet=False, file=open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    console = Console(width=120, record=True, file=io.StringIO())
     scores = run_demo(out, 0, console, TINY)
     return out, scores, console.export_text()
 

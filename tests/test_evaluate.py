@@ -49,8 +49,8 @@ def test_pairs_by_hand(adata):
         assert row.r2 == pytest.approx(1 - ((true - predicted) ** 2).sum() / spread, abs=1e-5)
         base = control.mean(axis=0)
         assert row.pearson_shift == pytest.approx(stats.pearsonr(true - base, predicted - base)[0], abs=1e-4)
-        t = np.abs(true - base) / np.sqrt(treated.var(axis=0) / len(treated) + control.var(axis=0) / len(control) + 1e-12)
-        de = np.argsort(-t)[:10]
+        error = np.sqrt(treated.var(axis=0) / len(treated) + control.var(axis=0) / len(control) + 1e-12)
+        de = np.argsort(-np.abs(true - base) / error)[:10]
         expected = 1 - ((true[de] - predicted[de]) ** 2).sum() / ((true[de] - true[de].mean()) ** 2).sum()
         assert row.r2_de == pytest.approx(expected, abs=1e-4)
 

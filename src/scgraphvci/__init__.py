@@ -6,8 +6,9 @@ from importlib.metadata import version
 
 from scvi import settings
 
-from scgraphvci import baselines, datasets, grn, metrics, tl
+from scgraphvci import baselines, datasets, grn, metrics, pl, tl
 from scgraphvci.estimate import MarginalEffects
+from scgraphvci.evaluate import evaluate
 from scgraphvci.model import GraphVCI, GRNRefiner
 
 __all__ = [
@@ -17,8 +18,10 @@ __all__ = [
     "__version__",
     "baselines",
     "datasets",
+    "evaluate",
     "grn",
     "metrics",
+    "pl",
     "settings",
     "tl",
 ]

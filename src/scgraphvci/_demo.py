@@ -12,15 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import scvi
 from anndata import AnnData
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from scvi import settings
 
-import scgraphvci.pl as pl
-from scgraphvci import tl
+from scgraphvci import pl, tl
 from scgraphvci._constants import SLOTS
 from scgraphvci.baselines import ContextShift, NoChange, Predictor
 from scgraphvci.datasets import Truth, simulate, truth
@@ -64,9 +62,7 @@ def run_demo(out: Path, seed: int, console: Console, size: Size | None = None) -
     start = time.perf_counter()
     with _quiet_training(seed):
         console.rule("1  Simulate a screen from a known network")
-        adata = simulate(
-            n_cells=size.n_cells, n_genes=size.n_genes, n_perturbations=size.n_perturbations, seed=seed
-        )
+        adata = simulate(n_cells=size.n_cells, n_genes=size.n_genes, n_perturbations=size.n_perturbations, seed=seed)
         known = truth(adata)
         console.print(_describe(adata), highlight=False)
 
@@ -84,11 +80,10 @@ def run_demo(out: Path, seed: int, console: Console, size: Size | None = None) -
         model.train(max_epochs=size.epochs)
 
         console.rule("4  Predict treatments in cell types where they were held out")
-        setup = {"categorical_covariate_keys": COVARIATES, "split_key": "split"}
         predictors: dict[str, Predictor] = {
             MODEL: model,
-            "context shift": ContextShift(adata, **setup),
-            "no change": NoChange(adata, **setup),
+            "context shift": ContextShift(adata, categorical_covariate_keys=COVARIATES, split_key="split"),
+            "no change": NoChange(adata, categorical_covariate_keys=COVARIATES, split_key="split"),
         }
         pairs = evaluate_pairs(predictors, baselines=None, groupby="cell_type", truth=known)
         scores = pairs.groupby("predictor", sort=False)[list(METRICS)].mean()
@@ -101,7 +96,8 @@ def run_demo(out: Path, seed: int, console: Console, size: Size | None = None) -
 
     _write(out, adata, model, effects, pairs, predictors, known, treatment, cell_type)
     console.rule("Done")
-    console.print(f"{time.perf_counter() - start:.0f} seconds. Figures, tables and demo.h5ad are in {out}.", markup=False)
+    seconds = time.perf_counter() - start
+    console.print(f"{seconds:.0f} seconds. Figures, tables and demo.h5ad are in {out}.", markup=False)
     return scores
 
 
@@ -114,7 +110,7 @@ def _quiet_training(seed: int) -> Iterator[None]:
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        scvi.settings.verbosity = logging.ERROR
+        settings.verbosity = logging.ERROR
         settings.seed = seed
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
@@ -179,7 +175,7 @@ def _largest_effect(pairs: pd.DataFrame, known: Truth, adata: AnnData) -> tuple[
 def _effects_table(effects: MarginalEffects, known: Truth, treatment: str, cell_type: str) -> Table:
     """The clearest effects of a treatment beside the truth."""
     frame = effects.to_frame(treatment, {"cell_type": cell_type})
-    frame["truth"] = known.effect(treatment).loc[cell_type, frame["gene"]].to_numpy()
+    frame["truth"] = known.effect(treatment).loc[cell_type].reindex(frame["gene"]).to_numpy()
     inside = ((frame["ci_low"] <= frame["truth"]) & (frame["truth"] <= frame["ci_high"])).mean()
     level = 100 * (1 - effects.params["alpha"])
     table = Table(
@@ -211,11 +207,12 @@ def _write(
     pairs.to_csv(out / "scores.csv", index=False)
     effects.to_frame().to_csv(out / "effects.csv", index=False)
     stratum = {"cell_type": cell_type}
+    networks = (SLOTS.GRN, SLOTS.GRN_REFINED, SLOTS.GRN_TRUE)
     shifts = predicted_shifts(predictors, baselines=None, groupby="cell_type", truth=known)
     figures = {
         "history": pl.history(model, show=False, return_fig=True),
         "held_out_shifts": pl.shift_scatter(shifts, show=False, return_fig=True),
-        "grn": pl.grn_adjacency(adata, keys=(SLOTS.GRN, SLOTS.GRN_REFINED, SLOTS.GRN_TRUE), show=False, return_fig=True),
+        "grn": pl.grn_adjacency(adata, keys=networks, show=False, return_fig=True),
         "effects_volcano": pl.effects_volcano(
             effects, treatment=treatment, stratum=stratum, show=False, return_fig=True
         ),

@@ -46,9 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo",
         help="run the whole chain on simulated data",
-        description="Simulate a screen whose truth is known, refine its network, train on part of it, predict treatments "
-        "in strata where they were held out, estimate effects; print how far all that is from the truth, and write "
-        "figures, tables and an .h5ad file.",
+        description="Simulate a screen whose truth is known, refine its network, train on part of it, predict "
+        "treatments in strata where they were held out, and estimate effects. Prints how far all that is from the "
+        "truth, and writes figures, tables and an .h5ad file.",
     )
     demo.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to; made if missing")
     demo.add_argument("--seed", type=int, default=0, help="same seed, same result (default: %(default)s)")

@@ -20,7 +20,7 @@ from scgraphvci.metrics import pearson_shift, r2
 if TYPE_CHECKING:
     from scgraphvci.datasets import Truth
 
-SIMPLE = {
+SIMPLE: dict[str, type[Any]] = {
     "no change": simple.NoChange,
     "train mean": simple.TrainMean,
     "stratum mean": simple.StratumMean,
@@ -155,10 +155,9 @@ def predicted_shifts(
     truth: Truth | None = None,
     min_cells: int = 5,
 ) -> pd.DataFrame:
-    """Predicted and true shift from control of every gene in every held-out pair, as :func:`scgraphvci.pl.shift_scatter`
-    draws them.
+    """Predicted and true shift from control of every gene in every held-out pair.
 
-    Parameters are those of :func:`evaluate`.
+    :func:`scgraphvci.pl.shift_scatter` draws it. Parameters are those of :func:`evaluate`.
 
     Returns
     -------
@@ -209,7 +208,8 @@ class _Pair(NamedTuple):
 
     def predict(self, model: Predictor) -> np.ndarray:
         """Mean prediction, shape ``(n_genes,)``."""
-        values = model.predict(self.treatment, indices=self.sources, dose=self.dose).X
+        dose = {} if self.dose is None else {"dose": self.dose}
+        values = model.predict(self.treatment, indices=self.sources.tolist(), **dose).X
         return np.asarray(values, dtype=np.float64).mean(axis=0)
 
 
@@ -234,6 +234,7 @@ def _resolve(
 
 
 def _settings(model: Any) -> dict[str, Any] | None:
+    """Set-up and data of a model or baseline of this package; None of anything else."""
     if isinstance(model, Baseline):
         return {**model.settings, "adata": model.adata}
     registry = getattr(model, "registry", None)

@@ -32,7 +32,7 @@ def adata() -> ad.AnnData:
     cells = [(s, t, "train") for (s, t), n in DESIGN.items() for _ in range(n)]
     cells += [(s, t, "ood") for (s, t), n in HELD_OUT.items() for _ in range(n)]
     rng.shuffle(cells)
-    obs = pd.DataFrame(cells, columns=["cell_type", "perturbation", "split"], index=[f"c{i}" for i in range(len(cells))])
+    obs = pd.DataFrame(cells, columns=["cell_type", "perturbation", "split"]).rename(index=str)
     values = rng.gamma(2.0, size=(len(cells), 6)) + (obs["split"] == "ood").to_numpy()[:, None] * 1000.0
     return ad.AnnData(values, obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(6)]))
 

@@ -158,6 +158,15 @@ def test_default_dose_of_a_combination_never_seen_is_each_member_s_own():
     np.testing.assert_allclose(table.vector("C+A"), [0.25, 0, 1])
 
 
+def test_usual_dose_as_text_gives_the_default_vector():
+    table, _ = build(["control", "A", "A", "A", "B", "C", "A+B", "D+control"], [0, 1, 1, 4, 2, 5, "4+1", "3+0"])
+    expected = {"A": "1.0", "A+B": "4+1", "B+A": "1.0+4.0", "C+A": "5.0+1.0", "D+control": "3+0", "control": ""}
+    for treatment, text in expected.items():
+        assert table.usual_dose(treatment) == text
+        np.testing.assert_array_equal(table.vector(treatment, text or None), table.vector(treatment))
+    assert build(["control", "A"])[0].usual_dose("A") == ""
+
+
 def test_a_dose_without_dose_key_raises():
     table, _ = build(["control", "A"])
     with pytest.raises(ValueError, match="no `dose_key` was registered"):

@@ -238,7 +238,8 @@ def test_interrupted_training_leaves_a_model_that_trains_again(new_screen, monke
     plan = model._training_plan_cls
 
     def interrupted(self, *args):
-        raise RuntimeError("interrupted")
+        msg = "interrupted"
+        raise RuntimeError(msg)
 
     with monkeypatch.context() as patch:
         patch.setattr(plan, "training_step", interrupted)

@@ -427,7 +427,10 @@ def test_draws_have_the_mean_and_spread_of_the_model(fitted):
         genes = module.embed_genes()
         qz = module.encode(expression, module.design[own], module.strata[levels], None, genes)
         target = torch.as_tensor(fitted.treatments.vector(treatment)).expand(2, -1)
-        laws = [module.outcome_distribution(module.decode(qz.sample(), target, module.strata[levels], genes)) for _ in range(2000)]
+        laws = [
+            module.outcome_distribution(module.decode(qz.sample(), target, module.strata[levels], genes))
+            for _ in range(2000)
+        ]
         means = torch.stack([law.mean for law in laws])
         variance = (means.var(dim=0) + laws[0].variance).numpy()
     error = np.abs(draws.mean(axis=0) - means.mean(dim=0).numpy()) / np.sqrt(variance / 400)

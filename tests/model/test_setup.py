@@ -103,8 +103,8 @@ def test_network_is_the_one_in_varp(new_screen):
     )
     by = ["source", "target"]
     pd.testing.assert_frame_equal(
-        graph.sort_values(by, ignore_index=True).astype({key: str for key in by}),
-        expected.sort_values(by, ignore_index=True).astype({key: str for key in by}),
+        graph.sort_values(by, ignore_index=True).astype(dict.fromkeys(by, str)),
+        expected.sort_values(by, ignore_index=True).astype(dict.fromkeys(by, str)),
     )
 
 
@@ -209,7 +209,7 @@ def test_backed_file_is_set_up_trained_and_predicted_in_place(new_screen, quiet_
 
 
 def test_training_on_a_file_learns_the_same(new_screen, quiet_train, fit, tmp_path):
-    """Rows of a minibatch come in another order, and so meet other draws, but all that is learned beforehand is equal."""
+    """Rows of a minibatch come in another order, and so meet other draws, but scales are equal."""
     new_screen().write_h5ad(tmp_path / "a.h5ad")
     backed = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
     sgv.GraphVCI.setup_anndata(backed, **SETUP)

@@ -66,7 +66,7 @@ def test_statistics_equal_naive(form) -> None:
     z = residuals(expression, stratum)
     for s in range(3):
         np.testing.assert_allclose(found.mean[s], expression[stratum == s].mean(axis=0), atol=1e-5)
-    sign = np.zeros((N, N))
+    covariance = np.zeros((N, N))
     for target in range(N):
         for source in range(N):
             # Message of a regulator: its residual from ridge regression on all others but the target.
@@ -76,10 +76,17 @@ def test_statistics_equal_naive(form) -> None:
                 gram = z[:, others].T @ z[:, others] / CELLS + RIDGE * np.eye(len(others))
                 message -= z[:, others] @ np.linalg.solve(gram, z[:, others].T @ z[:, source] / CELLS)
             if target != source:
-                sign[target, source] = np.sign(message @ z[:, target])
+                covariance[target, source] = message @ z[:, target] / CELLS
+                correlation = covariance[target, source] / message.std()
+                # Messages to other regulators keep the unit of those to all genes.
+                if not (source in (0, 1, 2) and target in (0, 1, 2)):
+                    covariance[target, source] = correlation
     off = ~np.eye(N, dtype=bool)
-    np.testing.assert_array_equal(found.sign[off], sign[off])
-    assert found.sign[6, 1] == -1
+    among = np.zeros((N, N), dtype=bool)
+    among[:3, :3] = True
+    np.testing.assert_allclose(found.covariance[off & ~among], covariance[off & ~among], atol=1e-5)
+    np.testing.assert_array_equal(np.sign(found.covariance[off]), np.sign(covariance[off]))
+    assert found.covariance[6, 1] < -0.3
     np.testing.assert_allclose(found.features.std(axis=0), 1, atol=1e-5)
 
 
@@ -125,7 +132,7 @@ def test_one_layer_equals_dense(signed: bool, adjust: bool, null_slot: bool) -> 
     covariates = inference["covariates"].numpy() @ context[3:]
     state = state + weight.sum(axis=1)[None, :, None] * covariates[:, None, :]
     state = np.where(state > 0, state, np.expm1(state))
-    prediction = state @ row(module.readout).detach().numpy()[0] * (module.gain if null_slot else 1.0)
+    prediction = state @ row(module.readout).detach().numpy()[0] * (module.target_gain.numpy() if null_slot else 1.0)
     np.testing.assert_allclose(generative["prediction"].detach().numpy().T, prediction, atol=1e-5)
     np.testing.assert_allclose(output.loss.item(), ((prediction - z) ** 2).mean(), rtol=1e-5)
 
@@ -197,14 +204,21 @@ def test_logit_steps_are_those_of_the_objective() -> None:
     assert torch.isclose(module.penalty(), (penalty * torch.sigmoid(start)).sum() / N, rtol=1e-3)
 
 
-def test_penalties_follow_the_number_of_cells() -> None:
+def test_gains_and_penalties_follow_what_chance_gives() -> None:
     module, _ = ready()
-    step = 2 * 0.2 * math.sqrt(2 / CELLS)
-    assert module.edge_penalty.item() == pytest.approx(step, rel=1e-5)
-    expected = step * math.sqrt(math.log(module.candidates.n_absent))
-    assert module.absent_penalty.item() == pytest.approx(expected, rel=1e-5)
+    expression, stratum = data()
+    covariance = np.abs(statistics(module, expression, stratum).covariance)
+    floor = np.full((N, N), math.sqrt(2 * math.log(module.candidates.n_absent) / CELLS))
+    floor[PRIOR[1], PRIOR[0]] = math.sqrt(2 / CELLS)
+    np.fill_diagonal(floor, np.inf)
+    gain = np.clip(np.where(covariance > floor, covariance, 0).sum(axis=1), 0.2, 1.0)
+    assert gain.max() == 1 and gain.min() < 1
+    np.testing.assert_allclose(module.target_gain, gain, rtol=1e-4)
+    np.testing.assert_allclose(module.edge_penalty, 2 * gain * math.sqrt(2 / CELLS), rtol=1e-4)
+    np.testing.assert_allclose(module.absent_penalty, 2 * gain * floor[0, 11], rtol=1e-4)
+
     module, _ = ready(edge_penalty=0.02, absent_penalty=0.01)
-    assert (module.edge_penalty.item(), module.absent_penalty.item()) == pytest.approx((0.02, 0.01))
+    assert torch.all(module.edge_penalty == 0.02) and torch.all(module.absent_penalty == 0.01)
 
 
 def test_active_edges() -> None:

@@ -36,10 +36,14 @@ def test_what_is_returned(monkeypatch):
     assert shown == []
     assert pl.shift_scatter(SHIFTS, show=True) is None
     assert shown == [True]
-    monkeypatch.setattr(sc.settings, "autoshow", False)
-    assert isinstance(pl.shift_scatter(SHIFTS)[0], Axes)
-    monkeypatch.setattr(sc.settings, "autoshow", True)
-    assert pl.shift_scatter(SHIFTS) is None
+    before = sc.settings.autoshow
+    try:
+        sc.settings.autoshow = False
+        assert isinstance(pl.shift_scatter(SHIFTS)[0], Axes)
+        sc.settings.autoshow = True
+        assert pl.shift_scatter(SHIFTS) is None
+    finally:
+        sc.settings.autoshow = before
     assert shown == [True, True]
 
 

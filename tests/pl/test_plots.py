@@ -17,8 +17,7 @@ from scgraphvci.pl._base import BLUE, GREY, ORANGE
 
 
 def model(**curves: list[float]) -> SimpleNamespace:
-    frame = {key: pd.DataFrame({key: values}, index=pd.RangeIndex(len(values), name="epoch")) for key, values in curves.items()}
-    return SimpleNamespace(history=frame)
+    return SimpleNamespace(history={key: pd.DataFrame({key: values}) for key, values in curves.items()})
 
 
 def test_history_draws_training_and_validation():
@@ -78,7 +77,7 @@ def test_grn_adjacency_places_edges_alike_in_all_panels(networks):
     drawn = {}
     for axis in (before, after):
         points = axis.collections[0]
-        drawn[axis] = {(*xy, w) for xy, w in zip(points.get_offsets().tolist(), points.get_array().tolist(), strict=True)}
+        drawn[axis] = {tuple(row) for row in np.column_stack([points.get_offsets(), points.get_array()]).tolist()}
     assert drawn[before] == {(0, 0, 1), (1, 0, 2), (2, 0, 3), (1, 1, 1)}
     assert drawn[after] == {(2, 0, 0.9), (3, 2, 0.5)}
     assert before.get_title() == "grn: 4 edges"
@@ -123,7 +122,8 @@ def effects() -> MarginalEffects:
 def test_volcano(effects):
     ax = pl.effects_volcano(effects, treatment="A", stratum={"cell_type": "y"}, show=False)
     frame = effects.to_frame("A", {"cell_type": "y"})
-    groups = {text.get_text(): collection for text, collection in zip(ax.get_legend().get_texts(), ax.collections, strict=True)}
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    groups = dict(zip(labels, ax.collections, strict=True))
     assert list(groups) == ["not significant (28)", "up (1)", "down (1)"]
     up = groups["up (1)"]
     np.testing.assert_allclose(up.get_offsets()[0], [3.0, -np.log10(frame["p_value_adj"][0])])

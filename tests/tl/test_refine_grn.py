@@ -38,7 +38,7 @@ def test_writes_the_documented_slots(adata: ad.AnnData, tmp_path) -> None:
     assert torch.equal(state, torch.get_rng_state())
     refined = adata.varp["grn_refined"]
     assert refined.format == "csr" and refined.dtype == np.float32 and refined.shape == (5, 5)
-    assert refined[0, 2] > 0.9 and refined[2, 0] == 0 and refined[1, 3] < 0.5
+    assert refined[0, 2] > 0.8 and refined[2, 0] == 0 and refined[1, 3] < 0.5
     assert refined.data.min() > 0.2
 
     params = adata.uns["grn_refined"]["params"]

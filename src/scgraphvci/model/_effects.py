@@ -33,7 +33,7 @@ MAX_SUMS_BYTES = 1_000_000_000  # sums of as many treatments as fit are gathered
 class _Cells(NamedTuple):
     """Codes of the cells an effect is estimated from."""
 
-    index: np.ndarray
+    cell: np.ndarray
     condition: np.ndarray
     groups: Groups
     group: np.ndarray
@@ -214,7 +214,7 @@ class EffectsMixin(_Base):
         arm = {name: _condition(cells.table, vectors[name]) for name in sums}
         reference_arm = None if reference is None else _condition(cells.table, reference)
         position = 0
-        for encoded in self._encoded(adata, cells.index, batch_size):
+        for encoded in self._encoded(adata, cells.cell, batch_size):
             here = slice(position, position + len(encoded.cells))
             position = here.stop
             outcome = encoded.batch["outcome"].cpu().numpy()

@@ -26,8 +26,8 @@ class Settings(NamedTuple):
 
 
 # The paper's hyperparameters (its appendix E.3 and the authors' single-cell runs). Its weights are w1 = 50 and w2 = 0.1
-# with likelihoods averaged over genes and the divergence summed over latents; ours is per gene, so the divergence weight
-# is multiplied by the number of genes when the model is built.
+# with likelihoods averaged over genes and the divergence summed over latents; ours is per gene, so the divergence
+# weight is multiplied by the number of genes when the model is built.
 PAPER_DIVERGENCE_WEIGHT = 0.1
 
 PRESETS: dict[Preset, Settings] = {

@@ -171,8 +171,8 @@ def _check_order_of_cells(adata: AnnData | MuData, mod_key: str | None) -> None:
     """Check that a modality holds the cells of its MuData in the same order: indices mean both."""
     if mod_key is not None and not adata.obs_names.equals(modality_of(adata, mod_key).obs_names):
         msg = (
-            f"Modality {mod_key!r} holds other cells than the MuData, or in another order. Take cells that all modalities "
-            f"have, in one order, with `mdata = mdata[mdata[{mod_key!r}].obs_names].copy()`."
+            f"Modality {mod_key!r} holds other cells than the MuData, or in another order. Take cells that all "
+            f"modalities have, in one order, with `mdata = mdata[mdata[{mod_key!r}].obs_names].copy()`."
         )
         raise ValueError(msg)
 

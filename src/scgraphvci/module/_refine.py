@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 MAX_LOGIT = 12.0  # sigmoid(-12) = 6e-6: beyond it a confidence says nothing more
 HIDDEN_SHARE = 0.2
 MIN_COVARIANCE = 0.0125  # a weaker pull is not felt within the default number of steps
-SLACK = 1.5  # leaves a third of a row to the null slot, so that confidences of several edges stay comparable
 
 
 class RefineModule(BaseModuleClass):
@@ -71,9 +70,9 @@ class RefineModule(BaseModuleClass):
     null_slot
         See :func:`edge_softmax`. With it the scale of the weights that follow is held fixed; without, it is free.
     gain
-        That scale: an edge with the whole weight of its row moves its target by as many standard deviations per standard
-        deviation of its message. Where candidates above their chance level carry more covariance than that together,
-        the target gets 1.5 times their sum: with too small a scale the first edges would use up the row.
+        That scale: an edge with the whole weight of its row moves its target by as many standard deviations per
+        standard deviation of its message. Where candidates above their chance level carry more covariance than that
+        together, the target gets their sum, up to 1: too small a scale lets the first edges to rise use up the row.
     prior_logit, absent_logit
         Where logits start.
     """
@@ -194,7 +193,7 @@ class RefineModule(BaseModuleClass):
         floor[self.candidates.prior] = floor_prior
         target, _ = self.candidates.genes(torch.arange(self.candidates.size, device=covariance.device))
         carried = torch.zeros_like(self.target_gain).index_add(0, target, covariance * (covariance > floor))
-        self.target_gain.copy_((SLACK * carried).clamp(min=self.gain))
+        self.target_gain.copy_(carried.clamp(min=self.gain, max=max(1.0, self.gain)))
         edge_penalty, absent_penalty = self._given_penalties
         self.edge_penalty.copy_(2 * self.target_gain * floor_prior)
         self.absent_penalty.copy_(2 * self.target_gain * floor_absent)

@@ -1,8 +1,8 @@
 """Plots of results. Functions draw what models and tools computed; none changes global styles.
 
 All take the keyword arguments `ax` (axes to draw in; an array for several panels), `figsize` (inches), `show`
-(``scanpy.settings.autoshow`` if None) and `return_fig`. They return the figure if `return_fig`, else the axes (an array for
-plots of several panels) if not shown, else None.
+(``scanpy.settings.autoshow`` if None) and `return_fig`. They return the figure if `return_fig`, else the axes (an array
+for plots of several panels) if not shown, else None.
 """
 
 from scgraphvci.pl._effects import effects_forest, effects_volcano

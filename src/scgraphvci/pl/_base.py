@@ -1,18 +1,4 @@
-"""What all plots share: the tail of their arguments, colours, and how figures are made and handed back.
-
-Every function of :mod:`scgraphvci.pl` takes these keyword arguments last:
-
-ax
-    Axes to draw in; an array of them for plots of several panels. A new figure is made if None.
-figsize
-    Width and height of a new figure in inches.
-show
-    Whether to show the figure; ``scanpy.settings.autoshow`` if None.
-return_fig
-    Whether to return the figure.
-
-They return the figure if `return_fig`, else the axes (an array for plots of several panels) if not shown, else None.
-"""
+"""What all plots share: colours, and how figures are made and handed back."""
 
 from __future__ import annotations
 
@@ -32,7 +18,10 @@ BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E
 
 
 def panels(
-    n: int, ax: Axes | Sequence[Axes] | np.ndarray | None, figsize: tuple[float, float] | None, size: tuple[float, float]
+    n: int,
+    ax: Axes | Sequence[Axes] | np.ndarray | None,
+    figsize: tuple[float, float] | None,
+    size: tuple[float, float],
 ) -> np.ndarray:
     """Return `n` axes, the user's or new ones side by side.
 

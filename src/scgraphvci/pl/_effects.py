@@ -142,7 +142,8 @@ def _one(
         msg = f"Name one `treatment`. The result holds {chosen.treatments.tolist()[:20]}."
         raise ValueError(msg)
     if len(chosen.strata) != 1:
-        msg = f"{len(chosen.strata)} strata are left. Name one with `stratum`, such as {chosen.strata.iloc[0].to_dict()}."
+        first = chosen.strata.iloc[0].to_dict()
+        msg = f"{len(chosen.strata)} strata are left. Name one with `stratum`, such as {first}."
         raise ValueError(msg)
     frame = chosen.to_frame()
     levels = ", ".join(str(level) for level in chosen.strata.iloc[0])
@@ -156,11 +157,12 @@ def _name_points(axis: Axes, named: pd.DataFrame) -> None:
     gap = 0.045 * float(np.diff(axis.get_ylim())[0])
     for right in (True, False):
         below = np.inf
-        for row in named[(named["estimate"] > 0) == right].sort_values("height", ascending=False).itertuples():
-            below = min(row.height, below - gap)
-            offset = 0.03 * float(np.diff(axis.get_xlim())[0]) * (1 if right else -1)
+        offset = 0.03 * float(np.diff(axis.get_xlim())[0]) * (1 if right else -1)
+        side = named[(named["estimate"] > 0) == right].sort_values("height", ascending=False)
+        for gene, x, y in zip(side["gene"], side["estimate"], side["height"], strict=True):
+            below = min(y, below - gap)
             axis.annotate(
-                row.gene, (row.estimate, row.height), xytext=(row.estimate + offset, below), fontsize="x-small",
+                str(gene), (x, y), xytext=(x + offset, below), fontsize="x-small",
                 ha="left" if right else "right", va="center",
                 arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2},
             )  # fmt: skip

@@ -61,8 +61,8 @@ def grn_adjacency(
     missing = [name for name in names if name not in adata.varp]
     if missing:
         msg = (
-            f"Networks {missing} not found in varp. Keys: {list(adata.varp)}. Add one with `scgraphvci.grn.add_grn`, or "
-            "refine one with `scgraphvci.tl.refine_grn`."
+            f"Networks {missing} not found in varp. Keys: {list(adata.varp)}. Add one with `scgraphvci.grn.add_grn`, "
+            "or refine one with `scgraphvci.tl.refine_grn`."
         )
         raise KeyError(msg)
     networks = [_edges(adata.varp[name]) for name in names]

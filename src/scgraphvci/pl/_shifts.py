@@ -42,8 +42,8 @@ def shift_scatter(
     >>> from scgraphvci import pl
     >>> shifts = pd.DataFrame({"predictor": "model", "true": [0.0, 1.0, -1.0], "predicted": [0.1, 0.8, -0.5]})
     >>> ax = pl.shift_scatter(shifts, show=False)[0]
-    >>> ax.get_title()
-    'model\\nr = 0.98'
+    >>> ax.get_title().splitlines()
+    ['model', 'r = 0.98']
     """
     missing = [name for name in ("predictor", "true", "predicted") if name not in shifts]
     if missing:

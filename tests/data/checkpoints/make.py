@@ -28,7 +28,14 @@ MODELS = {
 def small_screen() -> ad.AnnData:
     """60 cells, 16 genes, with nothing in it that the models do not need."""
     full = sgv.datasets.simulate(
-        n_cells=60, n_genes=16, n_perturbations=3, n_cell_types=2, n_donors=2, n_combinations=1, doses=(0.5, 1.0), seed=0
+        n_cells=60,
+        n_genes=16,
+        n_perturbations=3,
+        n_cell_types=2,
+        n_donors=2,
+        n_combinations=1,
+        doses=(0.5, 1.0),
+        seed=0,
     )
     columns = ["perturbation", "dose", "cell_type", "donor", "cell_state", "split"]
     adata = ad.AnnData(sparse.csr_matrix(full.X), obs=full.obs[columns].copy(), var=full.var[[]].copy())
