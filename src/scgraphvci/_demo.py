@@ -37,7 +37,7 @@ class Size(NamedTuple):
     n_genes: int = 400
     n_perturbations: int = 16
     refine_epochs: int | None = None
-    epochs: int | None = 80
+    epochs: int | None = None
 
 
 def run_demo(out: Path, seed: int, console: Console, size: Size | None = None) -> pd.DataFrame:

@@ -91,7 +91,7 @@ def test_frame(model: GRNRefiner, screen: ad.AnnData) -> None:
 def test_edges_and_ranking_settle(screen: ad.AnnData) -> None:
     """Null slot: four times the steps change neither the number of edges nor their order by much."""
     fast = {"plan_kwargs": {"logit_lr": 6.0}}
-    shorter, longer = (fit(screen, max_epochs=epochs, train=fast) for epochs in (40, 160))
+    shorter, longer = (fit(screen, max_epochs=epochs, train=fast) for epochs in (30, 120))
     one, four = (m.get_refined_grn().set_index(["source", "target"]) for m in (shorter, longer))
     counts = [(f["status"] != "dropped").sum() for f in (one, four)]
     assert abs(counts[1] - counts[0]) < 0.1 * counts[0]
@@ -99,18 +99,6 @@ def test_edges_and_ranking_settle(screen: ad.AnnData) -> None:
     top = joined["weight"].nlargest(counts[0] // 2).index
     assert joined["weight"].corr(joined["weight_four"], method="spearman") > 0.85
     assert len(top.intersection(joined["weight_four"].nlargest(counts[0]).index)) > 0.9 * len(top)
-
-
-def test_plain_softmax_does_not_settle(screen: ad.AnnData) -> None:
-    """Why the null slot is the default: without it the number of edges tells when training stopped."""
-    options = {
-        "train": {"plan_kwargs": {"logit_lr": 10.0}},
-        "null_slot": False,
-        "absent_penalty": 0.05,
-        "edge_penalty": 0.05,
-    }
-    counts = [(fit(screen, epochs, **options).get_refined_grn()["status"] != "dropped").sum() for epochs in (30, 120)]
-    assert counts[1] < 0.75 * counts[0]
 
 
 def test_two_genes_pin_the_direction() -> None:

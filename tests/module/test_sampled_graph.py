@@ -99,6 +99,18 @@ def test_softmax_equals_dense(null_slot: bool, spread: float) -> None:
         torch.testing.assert_close(flat.grad, dense.grad[edges.target, edges.source], atol=1e-10, rtol=1e-9)
 
 
+def test_null_slot_pins_the_level_of_a_row() -> None:
+    edges = CandidateEdges(N, PRIOR, np.arange(N)).sample(0.9, 0.3, torch.Generator().manual_seed(1))
+    logit = torch.randn(len(edges.position))
+    lower = logit - 2.0
+    plain, with_null = (
+        (edge_softmax(logit, edges, null_slot=null), edge_softmax(lower, edges, null_slot=null))
+        for null in (False, True)
+    )
+    torch.testing.assert_close(plain[0], plain[1])
+    assert torch.all(with_null[1] < with_null[0])
+
+
 def test_gradients_in_float64() -> None:
     torch.manual_seed(0)
     edges = CandidateEdges(N, PRIOR, np.arange(N)).sample(0.8, 0.2, torch.Generator().manual_seed(2))

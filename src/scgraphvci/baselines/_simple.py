@@ -15,7 +15,8 @@ class NoChange(Baseline):
     >>> import scgraphvci as sgv
     >>> from scgraphvci.baselines import NoChange
     >>> adata = sgv.datasets.simulate(n_cells=200, n_genes=40, n_perturbations=3, n_donors=2, seed=0)
-    >>> predicted = NoChange(adata, split_key="split").predict("G0003", indices=[5])
+    >>> treatment = adata.obs["perturbation"].cat.categories[1]
+    >>> predicted = NoChange(adata, split_key="split").predict(treatment, indices=[5])
     >>> bool((predicted.X == adata.X[[5]].toarray()).all())
     True
     """

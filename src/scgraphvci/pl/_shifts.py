@@ -40,10 +40,10 @@ def shift_scatter(
     --------
     >>> import pandas as pd
     >>> from scgraphvci import pl
-    >>> shifts = pd.DataFrame({"predictor": "model", "true": [0.0, 1.0, -1.0], "predicted": [0.1, 0.8, -0.5]})
+    >>> shifts = pd.DataFrame({"predictor": "model", "true": [0.0, 1.0, -1.0], "predicted": [0.5, 0.5, -1.0]})
     >>> ax = pl.shift_scatter(shifts, show=False)[0]
     >>> ax.get_title().splitlines()
-    ['model', 'r = 0.98']
+    ['model', 'r = 0.87']
     """
     missing = [name for name in ("predictor", "true", "predicted") if name not in shifts]
     if missing:
