@@ -53,7 +53,7 @@ def test_demo_data_hold_every_result(demo):
     assert adata.shape == (500, 60)
     assert {"grn", "grn_refined", "grn_true"} <= set(adata.varp)
     assert adata.obsm["X_scgraphvci"].shape[0] == 500
-    layers = [name for name in adata.layers if name.startswith("counterfactual_")]
+    layers = [name for name in adata.layers if str(name).startswith("counterfactual_")]
     assert len(layers) == 1
     assert np.isfinite(adata.layers[layers[0]]).all()
     assert "rank_effects" in adata.uns

@@ -73,7 +73,7 @@ def ragged():
         [1, [2.5, None], []],
         (1, ("a",), ()),
         {1, 2},
-        frozenset({"a", ("b", 1)}),
+        frozenset({("b", 1)}),
         {"a": {"b": math.nan}, "": 0},
         {1: "int", "1": "str", (0, None): "tuple", None: "none", 2.5: "float"},
         {"__type__": "tuple", "items": [1]},

@@ -222,7 +222,8 @@ def _write(
         _save(figure, out / f"{name}.png")
     adata.obsm[SLOTS.LATENT] = model.get_latent_representation()
     model.add_counterfactuals(treatment)
-    tl.rank_effects(adata, effects, stratum=stratum)
+    here = effects.select(strata=stratum)
+    tl.rank_effects(adata, effects.select(here.treatments[here.status[:, 0] == "ok"].tolist()), stratum=stratum)
     adata.write_h5ad(out / "demo.h5ad")
 
 

@@ -79,10 +79,9 @@ class GRNRefiner(SafeSavingMixin, UnsupervisedTrainingMixin, BaseModelClass):
     Examples
     --------
     >>> import scgraphvci as sgv
-    >>> from scgraphvci.model._refiner import GRNRefiner
     >>> adata = sgv.datasets.simulate(n_cells=300, n_genes=60, n_perturbations=4, seed=0)
-    >>> GRNRefiner.setup_anndata(adata, categorical_covariate_keys=["cell_type"], split_key="split")
-    >>> model = GRNRefiner(adata)
+    >>> sgv.GRNRefiner.setup_anndata(adata, categorical_covariate_keys=["cell_type"], split_key="split")
+    >>> model = sgv.GRNRefiner(adata)
     >>> model.train(max_epochs=2, accelerator="cpu", enable_progress_bar=False)
     >>> sorted(set(model.get_refined_grn()["status"]) - {"added", "dropped"})
     ['kept']

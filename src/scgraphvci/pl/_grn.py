@@ -12,7 +12,7 @@ from scipy import sparse
 
 from scgraphvci.pl._base import Drawn, finish, panels
 
-MAX_LABELS = 40
+MAX_LABELS = 30
 
 
 def grn_adjacency(

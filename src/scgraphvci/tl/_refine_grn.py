@@ -80,9 +80,8 @@ def refine_grn(
     Examples
     --------
     >>> import scgraphvci as sgv
-    >>> from scgraphvci.tl._refine_grn import refine_grn
     >>> adata = sgv.datasets.simulate(n_cells=300, n_genes=60, n_perturbations=4, seed=0)
-    >>> refine_grn(adata, split_key="split", max_epochs=2, accelerator="cpu", enable_progress_bar=False)
+    >>> sgv.tl.refine_grn(adata, split_key="split", max_epochs=2, accelerator="cpu", enable_progress_bar=False)
     >>> adata.varp["grn_refined"].shape
     (60, 60)
     """
