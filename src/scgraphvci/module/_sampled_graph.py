@@ -100,7 +100,8 @@ class CandidateEdges(nn.Module):
         self.register_buffer("column", torch.as_tensor(column), persistent=False)
         self.register_buffer("keys", None if keys is None else torch.as_tensor(keys), persistent=False)
         in_prior = torch.as_tensor(np.unique(prior[1] * self.n_sources + column[prior[0]]))
-        in_prior = in_prior if keys is None else torch.searchsorted(self.keys, in_prior)
+        if self.keys is not None:
+            in_prior = torch.searchsorted(self.keys, in_prior)
         self.register_buffer("prior", in_prior, persistent=False)
         excluded = torch.empty(0, dtype=torch.long)
         if keys is None and not self_loops:
