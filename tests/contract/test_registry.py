@@ -24,6 +24,11 @@ def test_setup_arguments_are_those_of_the_signature(fitted):
     assert json.loads(json.dumps(fitted.registry["setup_args"])) == fitted.registry["setup_args"]
 
 
+def test_gene_names_without_data(fitted):
+    model = sgv.GraphVCI(registry=fitted.registry)
+    assert list(model.get_var_names()) == list(fitted.adata.var_names)
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_setup_arguments_of_mudata(new_screen):
     mdata = MuData({"rna": new_screen()})

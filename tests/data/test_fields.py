@@ -31,7 +31,7 @@ class TestOutcome:
     def test_state_describes_the_values(self, screen, layer):
         state = OutcomeField(layer).register_field(screen)
         values = screen.X if layer is None else screen.layers["counts"].toarray()
-        assert state["var_names"] == list(screen.var_names)
+        assert state["column_names"] == list(screen.var_names)
         assert (state["n_obs"], state["n_vars"]) == screen.shape
         assert state["integer"] is (layer == "counts")
         assert (state["min"], state["max"]) == (values.min(), values.max())
@@ -325,7 +325,7 @@ def test_mudata_gives_the_same_minibatches(screen):
     assert set(batch) == set(expected)
     for key, values in expected.items():
         np.testing.assert_array_equal(batch[key], values)
-    assert list(manager.get_state_registry(KEYS.OUTCOME)["var_names"]) == list(screen.var_names)
+    assert list(manager.get_state_registry(KEYS.OUTCOME)["column_names"]) == list(screen.var_names)
     assert TREATMENT_CODE in data["rna"].obs
     assert TREATMENT_CODE not in data["protein"].obs
 

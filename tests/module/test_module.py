@@ -157,6 +157,8 @@ class NaiveLoss:
                 outputs.append(np.array([u @ special.softmax(s) for s in scores]))
         if self.additive:
             outputs[0] = outputs[0] + self.baseline(treatment, levels)
+        if self.likelihood == "zinb":
+            outputs[1] = outputs[1] - 3
         return outputs
 
     def log_prob(self, outcome, parameters, library):

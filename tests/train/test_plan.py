@@ -204,6 +204,15 @@ class TestTraining:
         assert equal(results[0], results[1])
         assert not equal(results[0], results[2])
 
+    def test_draws_and_order_of_cells_do_not_depend_on_earlier_random_numbers(self, make_screen):
+        results = []
+        for earlier in (1, 2):
+            scvi.settings.seed = 0
+            model = make_model(make_screen())
+            torch.manual_seed(earlier)
+            results.append(weights(train(model)))
+        assert equal(*results)
+
     def test_the_loss_falls(self, screen):
         model = train(make_model(screen), 15, plan_kwargs={"lr": 1e-2})
         loss = model.history["train_loss"].to_numpy(dtype=float).ravel()

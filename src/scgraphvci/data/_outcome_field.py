@@ -52,7 +52,7 @@ class OutcomeField(ScreenField):
             integer = integer and bool(np.all(block == np.round(block)))
             smallest, largest = min(smallest, float(block.min())), max(largest, float(block.max()))
         return {
-            "var_names": [str(name) for name in table.var_names],
+            "column_names": [str(name) for name in table.var_names],  # the name under which scvi-tools looks them up
             "n_obs": int(table.n_obs),
             "n_vars": int(table.n_vars),
             "integer": integer,
@@ -62,7 +62,7 @@ class OutcomeField(ScreenField):
 
     def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData | MuData, **kwargs: Any) -> dict:
         """Register new data; genes must be the same, in the same order."""
-        expected = list(state_registry["var_names"])
+        expected = list(state_registry["column_names"])
         found = [str(name) for name in self._table(adata_target).var_names]
         if found != expected:
             missing = sorted(set(expected) - set(found))

@@ -142,7 +142,7 @@ class GraphVCI(
         Columns `source` (regulator), `target` and `weight`; no rows for a model without a network.
         """
         graph = self.get_state_registry(KEYS.GRAPH)
-        names = np.asarray(self.get_state_registry(KEYS.OUTCOME)["var_names"], dtype=object)
+        names = np.asarray(self.get_state_registry(KEYS.OUTCOME)["column_names"], dtype=object)
         edges = np.asarray(graph["edge_index"]) if graph else np.empty((2, 0), dtype=int)
         weight = np.asarray(graph["edge_weight"]) if graph else np.empty(0, dtype=np.float32)
         return pd.DataFrame({"source": names[edges[0]], "target": names[edges[1]], "weight": weight})

@@ -319,7 +319,7 @@ class PredictionMixin(_Base):
         return self.registry["setup_args"].get("modality")
 
     def _model_genes(self) -> list[str]:
-        return list(self.get_state_registry(KEYS.OUTCOME)["var_names"])
+        return list(self.get_state_registry(KEYS.OUTCOME)["column_names"])
 
     def _genes(self, adata: AnnData | MuData) -> list[str]:
         return [str(name) for name in self._table(adata).var_names]

@@ -193,7 +193,7 @@ class GRNRefiner(SafeSavingMixin, UnsupervisedTrainingMixin, BaseModelClass):
 
     @property
     def _genes(self) -> pd.Index:
-        return pd.Index(self.get_state_registry(KEYS.OUTCOME)["var_names"])
+        return pd.Index(self.get_state_registry(KEYS.OUTCOME)["column_names"])
 
     def train(
         self,

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 DistributionLoss = Literal["kernel", "gaussian", "adversarial"]
 
+DROPOUT_LOGIT = -3.0  # zero inflation starts at 5 %: NB explains most zeros, and half the mean would be lost at 50 %
+
 # Keys the training plan adds to a minibatch.
 COUNTERFACTUAL_KEY = "counterfactual_treatment"  # treatment vectors t', (n_cells, n_perturbations)
 TARGET_MEAN_KEY = "target_mean"  # moments of (x, t'), (n_cells, n_genes)
@@ -206,6 +208,8 @@ class GraphVCIModule(BaseModuleClass):
     def decode(self, latent: Tensor, treatment: Tensor, levels: Tensor, genes: Tensor | None) -> list[Tensor]:
         """Return the outcome's parameters, each ``(n_cells, n_genes)``: the decoder's plus the additive baseline."""
         parameters = self.decoder(latent, self.treatment_embedding(treatment), genes)
+        if self.likelihood == "zinb":
+            parameters[1] = parameters[1] + DROPOUT_LOGIT
         if self.additive is not None:
             parameters[0] = parameters[0] + self.additive(treatment, levels)
         return parameters

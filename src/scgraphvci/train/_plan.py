@@ -84,13 +84,17 @@ class CounterfactualPlan(TrainingPlan):
         self._last_good: list[dict[str, Tensor]] = []
         self._good_epoch = 0
 
+    def on_fit_start(self) -> None:
+        """Seed the order of cells, which Lightning draws for the first epoch before that epoch starts."""
+        self._seed()
+
     def on_train_start(self) -> None:
         """Keep the weights that training starts from."""
         self._keep_weights()
 
     def on_train_epoch_start(self) -> None:
         """Seed the epoch's draws and refresh the frozen encoder."""
-        self._seed(0)
+        self._seed()
         if self._use_frozen_encoder:
             self._frozen_encoder[:] = [copy.deepcopy(self.module.encoder).requires_grad_(False)]
 
@@ -210,8 +214,8 @@ class CounterfactualPlan(TrainingPlan):
         )
         raise FloatingPointError(msg)
 
-    def _seed(self, stream: int) -> None:
-        torch.manual_seed(_mix(settings.seed or 0, self.current_epoch, self.global_rank) + stream)
+    def _seed(self) -> None:
+        torch.manual_seed(_mix(settings.seed or 0, self.current_epoch, self.global_rank))
 
 
 def _condition_of_row(moments: StratumMoments) -> Any:
