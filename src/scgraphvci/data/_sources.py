@@ -24,15 +24,20 @@ def checked_cells(indices: Sequence[int] | None, n_obs: int) -> np.ndarray:
     ------
     ValueError
         If there are none, or some do not exist.
+    TypeError
+        If they are neither whole numbers nor one boolean per cell.
     """
     if indices is None:
         return np.arange(n_obs)
     cells = np.asarray(indices)
-    if cells.dtype == bool:
+    if cells.dtype == bool and cells.shape == (n_obs,):
         cells = np.flatnonzero(cells)
     if cells.size == 0 or cells.ndim != 1:
         msg = f"`indices` must name at least one cell; got an array of shape {cells.shape}."
         raise ValueError(msg)
+    if not np.issubdtype(cells.dtype, np.integer):
+        msg = f"`indices` must be whole numbers or one boolean for each of {n_obs} cells, not {cells.dtype}."
+        raise TypeError(msg)
     if cells.min() < 0 or cells.max() >= n_obs:
         msg = f"`indices` run from {cells.min()} to {cells.max()}, but there are {n_obs} cells."
         raise ValueError(msg)

@@ -2,61 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
-from mudata import MuData
 from scvi import settings
-from scvi.model.base import BaseModelClass
 
-from scgraphvci._compat import forget_manager
 from scgraphvci._constants import KEYS, SLOTS
 from scgraphvci.data import TreatmentTable
-from scgraphvci.data._read import modality
-from scgraphvci.model._checks import check_outcome
+from scgraphvci.data._sources import as_counterfactual, checked_cells, source_cells
+from scgraphvci.model._encode import EncodedBatch, EncodingMixin
 from scgraphvci.module._likelihood import is_count
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from mudata import MuData
     from torch import Tensor
 
     from scgraphvci.data._treatments import Dose
-
-_Base: Any = BaseModelClass if TYPE_CHECKING else object
 
 Source = Literal["control", "all"] | str
 Library = Literal["standard", "observed"]
 
 
-class EncodedBatch(NamedTuple):
-    """Cells of one batch, encoded.
-
-    Attributes
-    ----------
-    cells
-        Indices of the cells.
-    batch
-        What the module made of the minibatch.
-    qz
-        Their posterior.
-    genes
-        Gene embeddings, or None without a network.
-    """
-
-    cells: np.ndarray
-    batch: dict[str, Any]
-    qz: torch.distributions.Normal
-    genes: Tensor | None
-
-
-class PredictionMixin(_Base):
+class PredictionMixin(EncodingMixin):
     """Counterfactual predictions; needs `module` to be a GraphVCIModule and `treatments` to be a TreatmentTable."""
-
-    _reordered: AnnData | MuData | None = None
 
     def get_latent_representation(
         self,
@@ -86,7 +58,7 @@ class PredictionMixin(_Base):
         adata = self._validate_anndata(adata)
         parts = [
             (encoded.qz.mean if give_mean else encoded.qz.sample()).cpu().numpy()
-            for encoded in self._encoded(adata, self._cells(adata, indices), batch_size)
+            for encoded in self._encoded(adata, checked_cells(indices, adata.n_obs), batch_size)
         ]
         return np.concatenate(parts)
 
@@ -137,7 +109,7 @@ class PredictionMixin(_Base):
         """
         self._check_if_trained(warn=False)
         adata = self._validate_anndata(adata)
-        cells = self._source_cells(adata, source, indices)
+        cells = self._source(adata, source, indices)
         vector = self._vector(treatment, dose)
         predicted = np.empty((cells.size, self.summary_stats["n_vars"]), dtype=np.float32)
         position = 0
@@ -179,7 +151,7 @@ class PredictionMixin(_Base):
             raise ValueError(msg)
         self._check_if_trained(warn=False)
         adata = self._validate_anndata(adata)
-        cells = self._source_cells(adata, source, indices)
+        cells = self._source(adata, source, indices)
         vector = self._vector(treatment, dose)
         draws = np.empty((n_samples, cells.size, self.summary_stats["n_vars"]), dtype=np.float32)
         position = 0
@@ -245,7 +217,7 @@ class PredictionMixin(_Base):
         known = dict(table.uns.get("counterfactuals", {}))
         entries = _layer_entries(names, dose, known)
 
-        cells = self._cells(data, indices)
+        cells = checked_cells(indices, data.n_obs)
         layers = {key: np.full(table.shape, np.nan, dtype=np.float32) for key in entries}
         for encoded in self._encoded(data, cells, batch_size):
             for key, entry in entries.items():
@@ -254,27 +226,6 @@ class PredictionMixin(_Base):
         for key, layer in layers.items():
             table.layers[key] = layer
         table.uns["counterfactuals"] = {**known, **entries}
-
-    @torch.inference_mode()
-    def _encoded(self, adata: AnnData | MuData, cells: np.ndarray, batch_size: int | None) -> Iterator[EncodedBatch]:
-        """Encode cells batch by batch; the graph is encoded once."""
-        manager = self.get_anndata_manager(adata, required=True)
-        design = torch.as_tensor(np.asarray(manager.get_state_registry(KEYS.TREATMENT)["design"], dtype=np.float32))
-        strata = torch.as_tensor(np.asarray(manager.get_state_registry(KEYS.STRATUM)["strata"]))
-        module, device = self.module, self.module.device
-        module.eval()
-        design, strata = design.to(device), strata.to(device)
-        genes = module.embed_genes()
-        dataset = manager.create_torch_dataset()
-        size = batch_size or max(settings.batch_size, 512)
-        for start in range(0, cells.size, size):
-            wanted = cells[start : start + size]
-            # Sorted and without repeats, as files demand; scvi-tools' loader returns cells of a file in another order.
-            stored, row = np.unique(wanted, return_inverse=True)
-            tensors = {key: torch.as_tensor(value[row]).to(device) for key, value in dataset[stored].items()}
-            batch = module.unpack(tensors, design, strata)
-            qz = module.encode(batch["outcome"], batch["treatment"], batch["levels"], batch["continuous"], genes)
-            yield EncodedBatch(wanted, batch, qz, genes)
 
     @torch.inference_mode()
     def _counterfactual_mean(
@@ -310,106 +261,21 @@ class PredictionMixin(_Base):
     def _expand(self, vector: np.ndarray, n: int) -> Tensor:
         return torch.as_tensor(vector, device=self.module.device).expand(n, -1)
 
-    def _table(self, adata: AnnData | MuData) -> AnnData:
-        """The AnnData with expression."""
-        return modality(adata, self._modality)
-
-    @property
-    def _modality(self) -> str | None:
-        return self.registry["setup_args"].get("modality")
-
-    def _model_genes(self) -> list[str]:
-        return list(self.get_state_registry(KEYS.OUTCOME)["column_names"])
-
-    def _genes(self, adata: AnnData | MuData) -> list[str]:
-        return [str(name) for name in self._table(adata).var_names]
-
-    def _validate_anndata(self, adata: AnnData | MuData | None = None, copy_if_view: bool = True) -> AnnData | MuData:
-        """Check data as scvi-tools does, after bringing genes to the model's order."""
-        if adata is not None:
-            adata = self._in_model_order(adata)
-        validated = super()._validate_anndata(adata, copy_if_view)
-        if adata is not None:
-            manager = self.get_anndata_manager(validated, required=True)
-            check_outcome(manager.get_state_registry(KEYS.OUTCOME), self.module.likelihood)
-        return validated
-
-    def _in_model_order(self, adata: AnnData | MuData) -> AnnData | MuData:
-        """Return data with the model's genes in its order: the same object where they are so already."""
-        expected, found = self._model_genes(), self._genes(adata)
-        table = self._table(adata)
-        if table.isbacked and table.is_view:  # scvi-tools copies views, which this one does not allow
-            table = table.to_memory()
-        if found != expected and set(expected) <= set(found) and len(set(found)) == len(found):
-            table = table[:, expected]
-            table = table.to_memory() if table.isbacked else table.copy()
-        if table is self._table(adata):
-            return adata  # as it should be, or refused when it is registered
-        if not isinstance(adata, ad.AnnData):
-            table = MuData({name: table if name == self._modality else mod for name, mod in adata.mod.items()})
-        # scvi-tools keeps all data a model has seen; of these copies the latest is enough.
-        if self._reordered is not None and self._reordered is not self.adata:
-            forget_manager(self, self._reordered)
-        self._reordered = table
-        return table
-
-    def _cells(self, adata: AnnData | MuData, indices: Sequence[int] | None) -> np.ndarray:
-        if indices is None:
-            return np.arange(adata.n_obs)
-        cells = np.asarray(indices)
-        if cells.dtype == bool and cells.shape == (adata.n_obs,):
-            cells = np.flatnonzero(cells)
-        if cells.size == 0 or cells.ndim != 1:
-            msg = f"`indices` must name at least one cell; got an array of shape {cells.shape}."
-            raise ValueError(msg)
-        if not np.issubdtype(cells.dtype, np.integer):
-            msg = f"`indices` must be whole numbers or one boolean for each of {adata.n_obs} cells, not {cells.dtype}."
-            raise TypeError(msg)
-        if cells.min() < 0 or cells.max() >= adata.n_obs:
-            msg = f"`indices` run from {cells.min()} to {cells.max()}, but there are {adata.n_obs} cells."
-            raise ValueError(msg)
-        return cells.astype(np.int64)
-
-    def _source_cells(
-        self, adata: AnnData | MuData, source: Source | None, indices: Sequence[int] | None
-    ) -> np.ndarray:
+    def _source(self, adata: AnnData | MuData, source: Source | None, indices: Sequence[int] | None) -> np.ndarray:
         """Resolve `source` or `indices` to cells."""
-        if indices is not None:
-            if source is not None:
-                msg = f"Give either `source` ({source!r}) or `indices`, not both."
-                raise ValueError(msg)
-            return self._cells(adata, indices)
-        if source == "all":
-            return np.arange(adata.n_obs)
         manager = self.get_anndata_manager(adata, required=True)
         table = TreatmentTable.from_state(manager.get_state_registry(KEYS.TREATMENT))
-        wanted = table.control if source in (None, "control") else str(source)
-        members = table.members(wanted)
-        rows = [k for k, name in enumerate(table.names) if set(table.members(name)) == set(members)]
-        if not members:
-            rows = [0]
-        codes = np.asarray(manager.get_from_registry(KEYS.TREATMENT)).ravel()
-        cells = np.flatnonzero(np.isin(codes, rows))
-        if cells.size == 0:
-            msg = f"No cell received the source treatment {wanted!r}. Treatments here: {sorted(set(table.names))[:20]}."
-            raise ValueError(msg)
-        return cells
+        return source_cells(table, np.asarray(manager.get_from_registry(KEYS.TREATMENT)).ravel(), source, indices)
 
     def _to_adata(
         self, adata: AnnData | MuData, cells: np.ndarray, values: np.ndarray, treatment: str, dose: Dose
     ) -> AnnData:
         """Predictions as an AnnData that chains with scanpy."""
-        table = self._table(adata)
-        obs = table.obs.iloc[cells].drop(columns=[f"_{KEYS.TREATMENT}", f"_{KEYS.STRATUM}"], errors="ignore").copy()
-        obs["source_cell"] = obs.index.to_numpy()
-        obs[SLOTS.COUNTERFACTUAL_TREATMENT] = pd.Categorical([treatment] * len(obs))
+        used = None
         if self.treatments.max_dose is not None:
-            used = self.treatments.usual_dose(treatment) if dose is None else dose
-            obs["counterfactual_dose"] = str(used)
-        if not obs.index.is_unique:
-            obs.index = pd.Index([f"{name}-{k}" for k, name in enumerate(obs.index)])
+            used = str(self.treatments.usual_dose(treatment) if dose is None else dose)
         scale = "counts" if is_count(self.module.likelihood) else "outcome"
-        return ad.AnnData(values, obs=obs, var=table.var.copy(), uns={"scgraphvci": {"scale": scale}})
+        return as_counterfactual(self._table(adata), cells, values, treatment, used, scale)
 
 
 def _relative_library(encoded: EncodedBatch, library: Library) -> Tensor | float:
