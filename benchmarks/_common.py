@@ -130,4 +130,4 @@ def mean_scores(pairs: pd.DataFrame, by: str) -> pd.DataFrame:
     table = pairs.groupby(["predictor", by], sort=False)[list(METRICS)].mean()
     mean = table.groupby("predictor", sort=False).mean()
     mean.index = pd.MultiIndex.from_product([mean.index, ["mean"]], names=table.index.names)
-    return pd.concat([table, mean]).unstack(by)
+    return pd.concat([table, mean]).unstack(by).reindex(pairs["predictor"].unique())

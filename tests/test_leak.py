@@ -1,4 +1,4 @@
-"""Held-out cells are invisible: whatever is done to them changes nothing but their own rows (design 5.5)."""
+"""Held-out cells are invisible: whatever is done to them changes nothing but their own rows."""
 
 from __future__ import annotations
 

@@ -119,8 +119,7 @@ def _quiet_training(seed: int) -> Iterator[None]:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
         settings.verbosity = verbosity
-        if old_seed is not None:
-            settings.seed = old_seed
+        settings.seed = old_seed
 
 
 def _describe(adata: AnnData) -> str:

@@ -70,7 +70,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _not_writable(folder: Path) -> str | None:
-    """Make a folder and say why nothing can be written there, before hours are spent on what to write."""
+    """Make a folder and say why nothing can be written there, before minutes are spent on what to write."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -223,8 +223,14 @@ def _resolve(
         msg = "No predictor says how the screen is set up. Add one of scgraphvci's baselines or models to `models`."
         raise ValueError(msg)
     setting = {key: settings[0][key] for key in (*_CODER_KEYS, "layer")}
+    if setting["split_key"] is None:
+        msg = "The set-up has no split column, so that no cell is held out. Set up with `split_key=`."
+        raise ValueError(msg)
     if adata is None:
         adata = settings[0]["adata"]
+    if adata is None:
+        msg = "The model holds no data. Pass `adata=`, or load the model with data."
+        raise ValueError(msg)
     if baselines == "simple":
         named.update({name: cls(adata, **setting) for name, cls in SIMPLE.items() if name not in named})
     elif baselines is not None:

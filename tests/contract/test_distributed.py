@@ -1,4 +1,4 @@
-"""Item 7: training on two processes; CPU and gloo, as a cluster without GPUs would."""
+"""Training on two processes; CPU and gloo, as a cluster without GPUs would."""
 
 from __future__ import annotations
 

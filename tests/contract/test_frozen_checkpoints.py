@@ -1,4 +1,4 @@
-"""Item 10: a frozen checkpoint of each released minor version still loads, and says the same."""
+"""A frozen checkpoint of each released minor version still loads, and says the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Item 4: every constructor argument survives saving, for the model and for a subclass."""
+"""Every constructor argument survives saving, for the model and for a subclass."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ OTHER = {
     "distribution_target": "cell",
     "kernel_bandwidth": 0.7,
     "n_latent": 5,
+    "n_outcome_embedding": 11,
     "n_hidden": 12,
     "n_layers": 1,
     "n_treatment_embedding": 6,
@@ -40,7 +41,7 @@ FROM_REGISTRY = {
 
 
 class Subclass(sgv.GraphVCI):
-    """What anchors.md and the model's docstring ask of a subclass with a constructor of its own."""
+    """What scvi-tools asks of a subclass with a constructor of its own."""
 
     def __init__(self, adata=None, registry=None, bonus=1, **kwargs):
         super().__init__(adata, registry, **kwargs)

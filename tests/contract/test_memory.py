@@ -1,4 +1,4 @@
-"""Item 11: a model and its data go when nobody needs them."""
+"""A model and its data go when nobody needs them."""
 
 from __future__ import annotations
 

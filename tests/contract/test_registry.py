@@ -1,4 +1,4 @@
-"""Item 5: the registry holds the arguments of the set-up, plain and complete."""
+"""The registry holds the arguments of the set-up, plain and complete."""
 
 from __future__ import annotations
 

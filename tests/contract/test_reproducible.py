@@ -1,4 +1,4 @@
-"""Item 9: the same seed gives the same model, in this process and in another; another seed gives another."""
+"""The same seed gives the same model, in this process and in another; another seed gives another."""
 
 from __future__ import annotations
 

@@ -104,9 +104,6 @@ def test_saved_files_may_be_read_by_whoever_may_read_new_files(fitted, tmp_path)
     assert len(modes) == 1
 
 
-# --- item 2 ---
-
-
 def unseen_treatment(adata):
     adata.obs["perturbation"] = adata.obs["perturbation"].astype(str)
     adata.obs.iloc[0, adata.obs.columns.get_loc("perturbation")] = "NOPE"
@@ -146,9 +143,6 @@ def test_load_refuses_data_that_do_not_fit(saved, new_screen, change, match):
     with pytest.raises(ValueError, match=match):
         sgv.GraphVCI.load(saved, adata)
     assert list(adata.obs) == columns
-
-
-# --- item 3 ---
 
 
 def test_categories_in_another_order_give_the_same_codes_and_predictions(fitted, saved, new_screen):

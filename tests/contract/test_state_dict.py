@@ -1,4 +1,4 @@
-"""Item 6: names and kinds of weights are a file format."""
+"""Names and kinds of weights are a file format."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ COMMON = {
 }
 GRAPH = {
     *("graph.embedding", "graph.convolutions.0.bias", "graph.convolutions.0.lin.weight"),
-    *("encoder.graph_norm.weight", "encoder.graph_norm.bias"),
 }
 DOT = {"decoder.heads.0.gene_score.weight"}
 ATTENTION = {*DOT, "decoder.heads.0.cell_score.weight", "decoder.heads.0.cell_score.bias"}

@@ -1,4 +1,4 @@
-"""Item 8: checkpoints, early stopping and a second training work as in every other scvi-tools model."""
+"""Checkpoints, early stopping and a second training work as in every other scvi-tools model."""
 
 from __future__ import annotations
 

@@ -136,8 +136,6 @@ class NaiveLoss:
         )
         if self.genes is not None:
             pooled = self.genes.sum(0) if self.options.get("graph_pooling") == "sum" else self.genes.mean(0)
-            pooled = (pooled - pooled.mean()) / np.sqrt(pooled.var() + 1e-5)
-            pooled = pooled * self.weights["encoder.graph_norm.weight"] + self.weights["encoder.graph_norm.bias"]
             hidden = np.concatenate([hidden, pooled])
         return self.linear("encoder.mean", hidden), np.logaddexp(self.linear("encoder.scale", hidden), 0) + 1e-3
 
@@ -342,6 +340,7 @@ def test_no_tensor_of_cells_genes_and_features():
     edges = np.stack([np.arange(n_genes), np.roll(np.arange(n_genes), 1)])
     module = GraphVCIModule(
         n_genes, DESIGN, STRATA, [2, 2], edge_index=edges, edge_weight=np.ones(n_genes, np.float32), n_hidden=n_hidden,
+        n_outcome_embedding=n_hidden,
         decoder="attention", n_latent=4, n_graph_hidden=8, n_samples=n_samples, n_covariate_embedding=2,
     )  # fmt: skip
     tensors = draw_tensors(module)

@@ -8,7 +8,8 @@ from scgraphvci.module._decoders import AttentionHead, DotHead, LinearHead
 from scgraphvci.module._networks import MIN_LATENT_SCALE, CovariateEncoder, Decoder, Encoder, pool_genes
 
 ENCODER = {
-    "n_genes": 9, "n_treatment": 3, "n_covariate": 2, "n_graph": 4, "n_hidden": 8, "n_layers": 2, "n_latent": 5,
+    "n_genes": 9, "n_treatment": 3, "n_covariate": 2, "n_graph": 4, "n_outcome": 7, "n_hidden": 8, "n_layers": 2,
+    "n_latent": 5,
     "dropout_rate": 0.0, "graph_pooling": "mean",
 }  # fmt: skip
 DECODER = {
@@ -60,7 +61,6 @@ class TestEncoder:
         hidden = outcome @ encoder.outcome.weight.T + encoder.outcome.bias
         hidden = mlp(encoder.mlp, torch.cat([hidden, treatment, covariates], dim=1))
         pooled = {"mean": genes.mean(0), "sum": genes.sum(0), "max": genes.max(0).values}[pooling]
-        pooled = (pooled - pooled.mean()) / torch.sqrt(pooled.var(unbiased=False) + 1e-5)
         hidden = torch.cat([hidden, pooled.expand(6, -1)], dim=1)
         qz = encoder(outcome, treatment, covariates, genes)
         torch.testing.assert_close(qz.mean, hidden @ encoder.mean.weight.T + encoder.mean.bias)

@@ -29,6 +29,12 @@ def test_history_draws_training_and_validation():
     assert (loss.get_xlabel(), loss.get_ylabel()) == ("epoch", "loss")
 
 
+def test_history_by_default():
+    assert [ax.get_ylabel() for ax in pl.history(model(train_loss=[1.0]), show=False)] == ["loss"]
+    validated = model(train_loss=[1.0], pearson_shift_validation=[0.5])
+    assert [ax.get_ylabel() for ax in pl.history(validated, show=False)] == ["loss", "pearson shift"]
+
+
 def test_history_of_what_was_not_logged():
     with pytest.raises(KeyError, match="'elbo' was not logged.*train_loss"):
         pl.history(model(train_loss=[1.0]), metrics="elbo")

@@ -59,10 +59,18 @@ class TestDiscriminatorLoss:
         negative = np.log1p(np.exp(fake.numpy()[[0, 1, 4]])).mean()
         assert plan._discriminator_loss(batch).item() == pytest.approx(positive + negative, rel=1e-6)
 
-    def test_none_where_nothing_is_known(self, plan):
+    def test_backward_pass_where_no_counterfactual_is_known(self, plan):
+        """Every process of a distributed run must take one: the others wait for its gradients."""
         batch = make_batch([1, 1])
         plan._draw(batch)
-        assert plan._discriminator_loss(batch) is None
+        plan.discriminator.eval()  # no dropout
+        loss = plan._discriminator_loss(batch)
+        loss.backward()
+        cells = plan.module.unpack(batch)
+        with torch.no_grad():
+            covariates = (cells["levels"], cells["continuous"])
+            real = plan.discriminator(plan.module, cells["outcome"], cells["treatment"], *covariates)
+        assert loss.item() == pytest.approx(torch.nn.functional.softplus(-real).mean().item(), rel=1e-6)
 
     def test_gradient_stays_in_the_discriminator(self, plan):
         batch = make_batch([0, 0, 1])

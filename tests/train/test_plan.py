@@ -14,6 +14,7 @@ from scgraphvci.data import StratumMoments
 from scgraphvci.metrics import pearson_shift, r2
 from scgraphvci.module import GraphVCIModule, _module
 from scgraphvci.module._likelihood import MIN_SCALE
+from scgraphvci.module._objective import draw_counterfactual
 from scgraphvci.train import CounterfactualPlan, SplitByColumn
 from scgraphvci.train._plan import _condition_of_row, _mix
 
@@ -170,8 +171,13 @@ class TestTraining:
         torch.manual_seed(_mix(0, 2**31, 0))
         with torch.no_grad():
             for batch in batches:
-                predicted.append(plan._step(batch).extra_metrics["counterfactual_mean"])
-                pairs.append(torch.stack([batch[KEYS.STRATUM].ravel(), batch["counterfactual_condition"]], dim=1))
+                encoded, _ = plan._step(batch)
+                condition = draw_counterfactual(batch[KEYS.TREATMENT].long().ravel(), plan.frequency)
+                cells = plan.module.unpack(batch)
+                treatment = plan.module.design[condition]
+                latent = encoded["qz"].mean
+                predicted.append(plan.module.decode(latent, treatment, cells["levels"], encoded["genes"])[0])
+                pairs.append(torch.stack([batch[KEYS.STRATUM].ravel(), condition], dim=1))
         predicted, pairs = torch.cat(predicted).numpy(), torch.cat(pairs).numpy().astype(int)
         manager, observed = trained.adata_manager, trained.adata.X[splitter.val_idx].toarray()
         code = [np.ravel(manager.get_from_registry(key))[splitter.val_idx] for key in (KEYS.STRATUM, KEYS.TREATMENT)]

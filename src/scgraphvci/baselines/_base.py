@@ -242,7 +242,7 @@ class Baseline(ABC):
         values = rows.toarray() if sparse.issparse(rows) else np.asarray(rows)
         used: str | None = None
         if codes.table.max_dose is not None:
-            used = str(codes.table.default_dose.get(treatment, "") if dose is None else dose)
+            used = str(codes.table.usual_dose(treatment) if dose is None else dose)
         predicted = (values + moves[group.ravel()]).astype(np.float32)
         return as_counterfactual(adata, cells, predicted, treatment, used, "outcome")
 

@@ -63,6 +63,8 @@ class StratumMoments:
     def shrunken_variance(self, conditions: np.ndarray, prior_cells: float = 20.0) -> np.ndarray:
         """Variance of each row, shrunk toward the pooled variance of its treatment as if that were `prior_cells` cells.
 
+        Means are not shrunk: strata differ in level, so that a pooled mean would pull cells out of their stratum.
+
         Parameters
         ----------
         conditions

@@ -62,12 +62,17 @@ def source_cells(
     ------
     ValueError
         If both are given, or no cell is meant.
+    TypeError
+        If `source` is not text.
     """
     if indices is not None:
         if source is not None:
             msg = f"Give either `source` ({source!r}) or `indices`, not both."
             raise ValueError(msg)
         return checked_cells(indices, codes.size)
+    if source is not None and not isinstance(source, str):
+        msg = f"`source` must be 'control', 'all' or a treatment, not {type(source).__name__}. Data go in `adata=`."
+        raise TypeError(msg)
     if source == "all":
         return np.arange(codes.size)
     wanted = table.control if source in (None, "control") else str(source)

@@ -120,8 +120,8 @@ class TreatmentTable:
 
     def condition(self, vector: np.ndarray) -> int | None:
         """Return the row of `design` equal to a treatment vector, or None if it was never observed."""
-        rows = np.flatnonzero(np.all(np.abs(self.design - vector[None, :]) < 1e-5, axis=1))
-        return int(rows[0]) if rows.size else None
+        key = _key(vector)
+        return next((row for row, observed in enumerate(self.design) if _key(observed) == key), None)
 
     def to_state(self) -> dict[str, Any]:
         """Return a plain dictionary for the registry."""

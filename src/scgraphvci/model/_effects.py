@@ -135,10 +135,17 @@ class EffectsMixin(_Base):
                 "layer": self.registry["setup_args"]["layer"],
                 "cluster_key": cluster_key,
                 "scale": "counts" if is_count(self.module.likelihood) else "log1p",
-                "dose": dose,
+                "doses": self._doses(names, dose),
                 "pooled": pooled,
             },
         )
+
+    def _doses(self, names: list[str], dose: Dose) -> dict[str, str]:
+        """Dose of each treatment as text; nothing for a screen without doses."""
+        table = self.treatments
+        if table.max_dose is None:
+            return {}
+        return {name: str(table.usual_dose(name) if dose is None else dose) for name in names}
 
     def _effect_treatments(self, treatments: str | Sequence[str] | None, reference: str | None) -> list[str]:
         if treatments is None:

@@ -86,9 +86,17 @@ class EncodingMixin(_Base):
         return [str(name) for name in self._table(adata).var_names]
 
     def _validate_anndata(self, adata: AnnData | MuData | None = None, copy_if_view: bool = True) -> AnnData | MuData:
-        """Check data as scvi-tools does, after bringing genes to the model's order."""
+        """Check data as scvi-tools does, after bringing genes to the model's order.
+
+        Data other than the set-up's are registered anew each time: scvi-tools would not notice that obs was edited.
+        """
+        if adata is None and self.adata is None:
+            msg = "The model holds no data. Pass `adata=`, or load the model with data."
+            raise ValueError(msg)
         if adata is not None:
             adata = self._in_model_order(adata)
+            if adata is not self.adata:
+                forget_manager(self, adata)
         validated = super()._validate_anndata(adata, copy_if_view)
         if adata is not None:
             manager = self.get_anndata_manager(validated, required=True)

@@ -16,7 +16,7 @@ from scgraphvci.data._moments import library_sizes
 from scgraphvci.model._checks import check_options, check_outcome
 from scgraphvci.model._effects import EffectsMixin
 from scgraphvci.model._predict import PredictionMixin
-from scgraphvci.model._presets import PAPER_DIVERGENCE_WEIGHT, PRESETS, Preset
+from scgraphvci.model._presets import PAPER_DIVERGENCE_WEIGHT, PAPER_N_SAMPLES, PRESETS, Preset
 from scgraphvci.model._saving import SafeSavingMixin
 from scgraphvci.model._setup import ScreenSetupMixin
 from scgraphvci.module import GraphVCIModule
@@ -101,10 +101,11 @@ class GraphVCI(
         check_options(likelihood=likelihood, **settings)
         check_outcome(self.get_state_registry(KEYS.OUTCOME), likelihood)
         n_genes = self.summary_stats["n_vars"]
-        if preset == "paper":
-            settings.setdefault("divergence_weight", PAPER_DIVERGENCE_WEIGHT * n_genes)
         strata = self.get_state_registry(KEYS.STRATUM)
         graph = self.get_state_registry(KEYS.GRAPH)
+        if preset == "paper":
+            settings.setdefault("divergence_weight", PAPER_DIVERGENCE_WEIGHT * n_genes)
+            settings.setdefault("n_samples", PAPER_N_SAMPLES["graph" if graph else "none"])
         table = self.treatments
         self.module = self._module_cls(
             n_genes=n_genes,
@@ -206,7 +207,8 @@ class GraphVCI(
         batch_size = batch_size or self._preset.batch_size
         if max_epochs is None:
             max_epochs = int(np.clip(4_000 * batch_size / len(train), 20, 200))
-        moments = self._moments(train)
+        # A model that goes on training keeps its scale, whatever the data it goes on with.
+        moments = self._moments(train, float(self.module.library_size) if self.is_trained_ else None)
         if not self.is_trained_:
             self.module.initialise(moments)
         validation_moments = self._moments(validation, float(self.module.library_size)) if len(validation) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scgraphvci.data._treatments import Dose
+
+DOSE_TOLERANCE = 1e-6  # relative, of rounding
 
 Source = Literal["control", "all"] | str
 Library = Literal["standard", "observed"]
@@ -140,7 +143,7 @@ class PredictionMixin(EncodingMixin):
         n_samples
             Draws per cell.
         seed
-            Seed of the draws; ``scvi.settings.seed`` (0 if unset) if None.
+            Seed of the draws, the same for the same `batch_size`; ``scvi.settings.seed`` (0 if unset) if None.
 
         Returns
         -------
@@ -238,7 +241,7 @@ class PredictionMixin(EncodingMixin):
         return (mean * _relative_library(encoded, library)).cpu().numpy()
 
     def _individuality(self, cells: np.ndarray) -> float:
-        """Variance of reconstructions within strata and treatments, relative to that of the data."""
+        """Variance of reconstructions within strata and treatments, relative to the data's; NaN if they have none."""
         predicted, observed, pair = [], [], []
         for encoded in self._encoded(self.adata, cells, None):
             with torch.inference_mode():
@@ -251,12 +254,25 @@ class PredictionMixin(EncodingMixin):
         for key in (KEYS.STRATUM, KEYS.TREATMENT):
             pair.append(np.asarray(manager.get_from_registry(key)).ravel()[cells])
         groups = pd.factorize(pd.MultiIndex.from_arrays(pair))[0]
-        return _within_variance(np.concatenate(predicted), groups) / max(
-            _within_variance(np.concatenate(observed), groups), 1e-12
-        )
+        total = _within_variance(np.concatenate(observed), groups)
+        return _within_variance(np.concatenate(predicted), groups) / total if total > 0 else float("nan")
 
     def _vector(self, treatment: str, dose: Dose) -> np.ndarray:
-        return self.treatments.vector(str(treatment), dose)
+        """Treatment vector, with a warning where the model has nothing to go by."""
+        table = self.treatments
+        vector = table.vector(str(treatment), dose)
+        untrained = sorted(
+            set(table.members(str(treatment))) & set(self.get_state_registry(KEYS.TREATMENT)["untrained"])
+        )
+        if untrained:
+            msg = (
+                f"No training cell received {untrained}, so the model knows nothing of them: {treatment!r} is a guess."
+            )
+            warnings.warn(msg, UserWarning, stacklevel=3)
+        if (vector > 1 + DOSE_TOLERANCE).any():
+            msg = f"Dose {dose!r} of {treatment!r} is beyond the largest training dose; the response is extrapolated."
+            warnings.warn(msg, UserWarning, stacklevel=3)
+        return vector
 
     def _expand(self, vector: np.ndarray, n: int) -> Tensor:
         return torch.as_tensor(vector, device=self.module.device).expand(n, -1)

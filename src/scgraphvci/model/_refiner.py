@@ -200,7 +200,7 @@ class GRNRefiner(SafeSavingMixin, UnsupervisedTrainingMixin, BaseModelClass):
         max_epochs: int | None = None,
         *,
         accelerator: str = "auto",
-        devices: int | list[int] | str = "auto",
+        devices: int | list[int] | str = 1,
         train_size: float | None = None,
         validation_size: float | None = None,
         batch_size: int = 64,
@@ -213,9 +213,9 @@ class GRNRefiner(SafeSavingMixin, UnsupervisedTrainingMixin, BaseModelClass):
         Parameters
         ----------
         max_epochs
-            Passes over the training cells. None: as many as make 2,000 steps, at least 5.
+            Passes over the training cells. None: as many as make 3,000 steps, at least 5.
         accelerator, devices
-            As in Lightning; one device.
+            As in Lightning. Edges are sampled for one device only.
         train_size, validation_size
             For set-ups without `split_key`: the random split, 4 : 1 by default.
         batch_size
@@ -232,12 +232,19 @@ class GRNRefiner(SafeSavingMixin, UnsupervisedTrainingMixin, BaseModelClass):
         ------
         FloatingPointError
             If the loss becomes NaN or infinite.
+        ValueError
+            If more than one device is asked for.
 
         Notes
         -----
         `model.history` holds, by epoch, `train_loss`, `edge_penalty` and `n_edges` (above the threshold), and with
         `early_stopping` or `check_val_every_n_epoch` `validation_loss`, all per gene and in units of its variance.
         """
+        if devices not in (1, "1", "auto") and not (isinstance(devices, list) and len(devices) == 1):
+            msg = (
+                f"`devices` is {devices!r}, but refinement samples edges on one device. Use `devices=1` or `[number]`."
+            )
+            raise ValueError(msg)
         self.adata_manager.validate()
         indexing = split_indices(self.adata_manager, train_size, validation_size)
         if max_epochs is None:

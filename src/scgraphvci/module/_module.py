@@ -101,6 +101,7 @@ class GraphVCIModule(BaseModuleClass):
         distribution_target: Literal["stratum", "cell"] = "stratum",
         kernel_bandwidth: float | Literal["gene"] = "gene",
         n_latent: int = 32,
+        n_outcome_embedding: int = 128,
         n_hidden: int = 128,
         n_layers: int = 2,
         n_treatment_embedding: int = 32,
@@ -142,8 +143,8 @@ class GraphVCIModule(BaseModuleClass):
         self.treatment_embedding = nn.Linear(n_perturbations, n_treatment_embedding, bias=False)
         self.covariates = CovariateEncoder(n_levels, n_continuous, n_covariate_embedding)
         self.encoder = Encoder(
-            n_genes, n_treatment_embedding, self.covariates.n_out, n_graph, n_hidden, n_layers, n_latent, dropout_rate,
-            graph_pooling,
+            n_genes, n_treatment_embedding, self.covariates.n_out, n_graph, n_outcome_embedding, n_hidden, n_layers,
+            n_latent, dropout_rate, graph_pooling,
         )  # fmt: skip
         self.decoder = Decoder(
             n_genes, n_treatment_embedding, n_latent, n_graph, n_hidden, n_layers, dropout_rate,
@@ -341,10 +342,7 @@ class GraphVCIModule(BaseModuleClass):
             reconstruction_loss=reconstruction,
             kl_local=divergence,
             n_obs_minibatch=n,
-            extra_metrics={
-                "distribution_loss": (distance.sum() / n_observed).detach(),
-                "counterfactual_mean": predicted.detach(),
-            },
+            extra_metrics={"distribution_loss": (distance.sum() / n_observed).detach()},
         )
 
     def _distribution_distance(
@@ -358,7 +356,7 @@ class GraphVCIModule(BaseModuleClass):
         """Return -log phat(y' | x, t') per cell, shape ``(n_cells,)``."""
         if self.distribution_loss == "adversarial":
             if discriminator is None:
-                msg = "The adversarial distribution loss needs a discriminator; train with AdversarialTrainingPlan."
+                msg = "The adversarial distribution loss needs a discriminator; train with AdversarialPlan."
                 raise ValueError(msg)
             drawn = draw_like(self.outcome_distribution(parameters))
             logit = discriminator(self, drawn, tensors[COUNTERFACTUAL_KEY], batch["levels"], batch["continuous"])

@@ -51,6 +51,7 @@ class Encoder(nn.Module):
         n_treatment: int,
         n_covariate: int,
         n_graph: int,
+        n_outcome: int,
         n_hidden: int,
         n_layers: int,
         n_latent: int,
@@ -58,9 +59,9 @@ class Encoder(nn.Module):
         graph_pooling: Pooling,
     ) -> None:
         super().__init__()
-        self.outcome = nn.Linear(n_genes, n_hidden)
+        self.outcome = nn.Linear(n_genes, n_outcome)
         self.mlp = FCLayers(
-            n_hidden + n_treatment + n_covariate,
+            n_outcome + n_treatment + n_covariate,
             n_hidden,
             n_layers=n_layers,
             n_hidden=n_hidden,
@@ -69,7 +70,6 @@ class Encoder(nn.Module):
             use_layer_norm=True,
         )
         self.graph_pooling = graph_pooling
-        self.graph_norm = nn.LayerNorm(n_graph) if n_graph else None
         self.mean = nn.Linear(n_hidden + n_graph, n_latent)
         self.scale = nn.Linear(n_hidden + n_graph, n_latent)
         nn.init.constant_(self.scale.bias, INITIAL_SCALE_BIAS)
@@ -77,8 +77,8 @@ class Encoder(nn.Module):
     def forward(self, outcome: Tensor, treatment: Tensor, covariates: Tensor, genes: Tensor | None) -> Normal:
         """Return the posterior; its mean has shape ``(n_cells, n_latent)``."""
         hidden = self.mlp(torch.cat([self.outcome(outcome), treatment, covariates], dim=1))
-        if self.graph_norm is not None and genes is not None:
-            pooled = self.graph_norm(pool_genes(genes, self.graph_pooling))
+        if genes is not None:
+            pooled = pool_genes(genes, self.graph_pooling)
             hidden = torch.cat([hidden, pooled.expand(hidden.shape[0], -1)], dim=1)
         scale = nn.functional.softplus(self.scale(hidden)) + MIN_LATENT_SCALE
         return Normal(self.mean(hidden), scale, validate_args=False)  # the plan checks the loss, and names the term

@@ -15,7 +15,7 @@ from scgraphvci.pl._base import BLUE, ORANGE, Drawn, finish, panels, tidy
 def history(
     model: Any,
     *,
-    metrics: Sequence[str] | str = ("loss", "pearson_shift"),
+    metrics: Sequence[str] | str | None = None,
     ax: Axes | Sequence[Axes] | None = None,
     figsize: tuple[float, float] | None = None,
     show: bool | None = None,
@@ -29,7 +29,7 @@ def history(
         A trained model, whose `history` holds frames by epoch.
     metrics
         Names without "train" or "validation", such as "loss", "reconstruction_loss", "divergence", "pearson_shift".
-        Both are drawn where both were logged.
+        Both are drawn where both were logged. If None, the loss, and "pearson_shift" if it was logged.
     ax, figsize, show, return_fig
         See :mod:`scgraphvci.pl`.
 
@@ -48,14 +48,16 @@ def history(
     >>> sgv.GraphVCI.setup_anndata(adata, split_key="split")
     >>> model = sgv.GraphVCI(adata)
     >>> model.train(max_epochs=2, accelerator="cpu", enable_progress_bar=False)
-    >>> axes = pl.history(model, show=False)
+    >>> axes = pl.history(model, metrics=["loss", "divergence"], show=False)
     >>> [ax.get_ylabel() for ax in axes]
-    ['loss', 'pearson shift']
+    ['loss', 'divergence']
     """
     log = getattr(model, "history", None)
     if not log:
         msg = "The model has no history. Call `model.train()` first."
         raise ValueError(msg)
+    if metrics is None:
+        metrics = ["loss", *(["pearson_shift"] if "pearson_shift_validation" in log else [])]
     names = [metrics] if isinstance(metrics, str) else list(metrics)
     curves = {name: _curves(log, name) for name in names}
     axes = panels(len(names), ax, figsize, (3.6, 2.8))

@@ -85,7 +85,7 @@ def refine_grn(
     >>> adata.varp["grn_refined"].shape
     (60, 60)
     """
-    work = _light_copy(adata, layer, grn_key, gene_features_key, split_key, categorical_covariate_keys)
+    work = _light_copy(adata, layer, grn_key, gene_features_key)
     GRNRefiner.setup_anndata(
         work,
         grn_key=grn_key,
@@ -137,17 +137,14 @@ def _light_copy(
     layer: str | None,
     grn_key: str,
     gene_features_key: str | None,
-    split_key: str | None,
-    categorical_covariate_keys: list[str] | None,
 ) -> ad.AnnData:
     """Return an AnnData that shares the matrices needed, so that set-up leaves no trace in the user's object."""
     if layer is not None and layer not in adata.layers:
         msg = f"Layer {layer!r} not found. Layers: {list(adata.layers)}; `layer=None` uses X."
         raise KeyError(msg)
-    keys = [key for key in [split_key, *(categorical_covariate_keys or [])] if key in adata.obs]
     work = ad.AnnData(
         X=adata.X if layer is None else adata.layers[layer],
-        obs=adata.obs[list(dict.fromkeys(keys))].copy(),
+        obs=adata.obs.copy(),
         var=adata.var[[]].copy(),
     )
     if grn_key in adata.varp:

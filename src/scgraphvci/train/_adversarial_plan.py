@@ -41,16 +41,15 @@ class AdversarialPlan(CounterfactualPlan):
         """Step the model, then the discriminator on the same draws."""
         model_optimizer, discriminator_optimizer = self.optimizers()
         self.discriminator.requires_grad_(False)
-        output = self._step(batch, discriminator=self.discriminator)
+        _, output = self._step(batch, discriminator=self.discriminator)
         self.discriminator.requires_grad_(True)
         self._check_finite(output, batch_idx)
         self._descend(model_optimizer, output.loss, self.module.parameters())
 
         loss = self._discriminator_loss(batch)
-        if loss is not None:
-            self._descend(discriminator_optimizer, loss, self.discriminator.parameters())
-            self.log("discriminator_loss_train", loss, on_step=False, on_epoch=True,
-                     batch_size=output.n_obs_minibatch, sync_dist=self.use_sync_dist)  # fmt: skip
+        self._descend(discriminator_optimizer, loss, self.discriminator.parameters())
+        self.log("discriminator_loss_train", loss, on_step=False, on_epoch=True,
+                 batch_size=output.n_obs_minibatch, sync_dist=self.use_sync_dist)  # fmt: skip
         self._log_training(output, model_optimizer.param_groups[0]["lr"])
         return None  # the optimisers were stepped above
 
@@ -64,12 +63,13 @@ class AdversarialPlan(CounterfactualPlan):
         nn.utils.clip_grad_norm_(parameters, self.gradient_clip)
         optimizer.step()
 
-    def _discriminator_loss(self, batch: dict[str, Tensor]) -> Tensor | None:
-        """Cross-entropy of observed cells against counterfactuals of the same strata; None where none is known."""
+    def _discriminator_loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Cross-entropy of observed cells against counterfactuals of strata that were observed.
+
+        Every process takes the backward pass, also one whose batch has no such counterfactual: others would wait.
+        """
         module = self.module
-        known = batch[TARGET_ROW_KEY] >= 0
-        if not known.any():
-            return None
+        known = (batch[TARGET_ROW_KEY] >= 0).float()
         cells = module.unpack(batch)
         with torch.no_grad():
             genes = module.embed_genes()
@@ -78,5 +78,6 @@ class AdversarialPlan(CounterfactualPlan):
             constructed = draw_like(module.outcome_distribution(parameters))
         covariates = (cells["levels"], cells["continuous"])
         real = self.discriminator(module, cells["outcome"], cells["treatment"], *covariates)
-        fake = self.discriminator(module, constructed, batch[COUNTERFACTUAL_KEY], *covariates)[known]
-        return nn.functional.softplus(-real).mean() + nn.functional.softplus(fake).mean()
+        fake = self.discriminator(module, constructed, batch[COUNTERFACTUAL_KEY], *covariates)
+        false_positive = (nn.functional.softplus(fake) * known).sum() / known.sum().clamp(min=1)
+        return nn.functional.softplus(-real).mean() + false_positive

@@ -100,7 +100,8 @@ class CounterfactualPlan(TrainingPlan):
 
     def on_train_epoch_end(self) -> None:
         """Check the weights: after the last step of training no loss would tell."""
-        if not all(torch.isfinite(parameter).all() for parameter in self.module.parameters()):
+        finite = all(bool(torch.isfinite(parameter).all()) for parameter in self.module.parameters())
+        if not self.trainer.strategy.reduce_boolean_decision(finite, all=True):
             self._stop("The weights became NaN or infinite", "gradient")
 
     def on_validation_epoch_start(self) -> None:
@@ -118,7 +119,7 @@ class CounterfactualPlan(TrainingPlan):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
         """Return the loss of a minibatch."""
-        output = self._step(batch)
+        _, output = self._step(batch)
         self._check_finite(output, batch_idx)
         self._log_training(output, self.optimizers().param_groups[0]["lr"])
         return output.loss
@@ -128,32 +129,39 @@ class CounterfactualPlan(TrainingPlan):
         self._validate(batch)
 
     def _validate(self, batch: dict[str, Tensor], **loss_kwargs: Any) -> None:
-        output = self._step(batch, **loss_kwargs)
+        encoded, output = self._step(batch, **loss_kwargs)
         self.log("validation_loss", output.loss, on_epoch=True, batch_size=output.n_obs_minibatch,
                  sync_dist=self.use_sync_dist)  # fmt: skip
         self._log_terms(output, "validation")
-        if self.shift_metrics is not None:
-            self.shift_metrics.update(
-                output.extra_metrics["counterfactual_mean"],
-                batch[KEYS.STRATUM].long().flatten(),
-                batch["counterfactual_condition"],
-            )
+        if self.shift_metrics is None:
+            return
+        # Every cell's own draw: the loss's draws, one for all cells of a stratum, would leave most pairs unseen.
+        stratum = batch[KEYS.STRATUM].long().flatten()
+        condition = draw_counterfactual(batch[KEYS.TREATMENT].long().flatten(), self.frequency)
+        module = self.module
+        treatment, levels = module.design[condition], module.strata[stratum]
+        predicted = module.mean(module.decode(encoded["qz"].mean, treatment, levels, encoded["genes"]))
+        self.shift_metrics.update(predicted, stratum, condition)
 
-    def _step(self, batch: dict[str, Tensor], **loss_kwargs: Any) -> LossOutput:
-        """Draw treatments, look up their moments and compute the loss."""
+    def _step(self, batch: dict[str, Tensor], **loss_kwargs: Any) -> tuple[dict[str, Any], LossOutput]:
+        """Draw treatments, look up their moments; return the encoded cells and the loss."""
         self._draw(batch)
         if self._frozen_encoder:
             loss_kwargs["frozen_encoder"] = self._frozen_encoder[0]
-        _, _, output = self.module(batch, loss_kwargs=loss_kwargs)
-        return output
+        encoded, _, output = self.module(batch, loss_kwargs=loss_kwargs)
+        return encoded, output
 
     def _draw(self, batch: dict[str, Tensor]) -> None:
         """Add counterfactual treatments and the moments of their strata to a minibatch."""
         own, stratum = batch[KEYS.TREATMENT].long().flatten(), batch[KEYS.STRATUM].long().flatten()
-        condition = draw_counterfactual(own, self.frequency)
-        if self.module.distribution_target == "stratum":  # one treatment per stratum, so that its cells form a set
-            shared = torch.multinomial(self.frequency, self.target_row.shape[0], replacement=True)[stratum]
-            condition = torch.where(shared == own, condition, shared)
+        if self.module.distribution_target == "stratum":
+            # The cells of a stratum share one draw, so that they form a set, and those that received it a second one.
+            # Each cell's draw still has the law of all treatments but its own.
+            first = torch.multinomial(self.frequency, self.target_row.shape[0], replacement=True)
+            second = draw_counterfactual(first, self.frequency)
+            condition = torch.where(first[stratum] == own, second[stratum], first[stratum])
+        else:
+            condition = draw_counterfactual(own, self.frequency)
         row = self.target_row[stratum, condition]
         batch["counterfactual_condition"] = condition
         batch[COUNTERFACTUAL_KEY] = self.module.design[condition]
@@ -188,7 +196,8 @@ class CounterfactualPlan(TrainingPlan):
 
     def _check_finite(self, output: LossOutput, batch_idx: int) -> None:
         """Stop at a non-finite loss, leaving the module with the last weights of an epoch whose loss was finite."""
-        if torch.isfinite(output.loss):
+        # All processes stop together: one that stopped alone would leave the others waiting for its gradients.
+        if self.trainer.strategy.reduce_boolean_decision(bool(torch.isfinite(output.loss)), all=True):
             if batch_idx == 0:  # only now is it known that the last epoch ended well
                 self._keep_weights()
             return

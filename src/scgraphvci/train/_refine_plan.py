@@ -99,9 +99,6 @@ class RefinePlan(TrainingPlan):
         """Log the reconstruction loss under the active edges."""
         self._log("validation_loss", self._step(batch, self._active, None), prog_bar=False)
 
-    def on_validation_epoch_end(self) -> None:
-        """Nothing: scvi-tools would step its learning-rate schedule here."""
-
     def _step(self, batch: dict[str, Tensor], edges: Edges | None, logit: Tensor | None) -> LossOutput:
         drawn = {"edges": edges, "logit": logit, "generator": self._generator}
         return self.module(batch, generative_kwargs=drawn)[2]
