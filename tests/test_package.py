@@ -74,7 +74,7 @@ IMPORT_PROBE = """
 import importlib, logging, pkgutil, random, sys, warnings
 
 # What the dependencies do when they are imported is theirs.
-import anndata, decoupler, lightning, matplotlib.pyplot, mudata, numpy, pandas, rich, safetensors.torch, scanpy, scipy
+import anndata, lightning, matplotlib.pyplot, mudata, numpy, pandas, rich, safetensors.torch, scanpy, scipy
 import scvi.data, scvi.dataloaders, scvi.external, scvi.model, scvi.module, scvi.train, torch, torch_geometric.nn
 
 def state():

@@ -227,3 +227,10 @@ def test_many_cells_agree_with_a_loop():
                 expected[cell, "ABC".index(member)] = dose / largest[member]
     np.testing.assert_allclose(table.design[codes], expected, rtol=1e-6)
     assert len(np.unique(table.design, axis=0)) == len(table.design)
+
+
+def test_doses_that_are_close_but_not_equal_are_told_apart():
+    table, codes = build(["control", "A", "A", "A"], doses=[0, 1e-4, 2e-3, 1])
+    assert len(table.design) == 4
+    for row, dose in zip(codes[1:], (1e-4, 2e-3, 1), strict=True):
+        assert table.condition(table.vector("A", dose)) == row

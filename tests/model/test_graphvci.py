@@ -250,3 +250,21 @@ def test_interrupted_training_leaves_a_model_that_trains_again(new_screen, monke
         warnings.filterwarnings("ignore", message="The latent has collapsed")
         model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False, logger=None)
     assert model.is_trained
+
+
+def test_continued_training_keeps_the_scale_of_counts(new_screen, fit, quiet_train, monkeypatch):
+    """New data with four times the counts are brought to the library size the model was first trained with."""
+    first = fit(new_screen(), layer="counts", likelihood="nb")
+    size = float(first.module.library_size)
+    adata = new_screen()
+    adata.layers["counts"] = adata.layers["counts"] * 4
+    sgv.GraphVCI.setup_anndata(adata, layer="counts", **SETUP)
+    model = sgv.GraphVCI(adata, likelihood="nb", n_hidden=16, n_latent=4, n_graph_hidden=8)
+    model.module.load_state_dict(first.module.state_dict())
+    model.is_trained_ = True
+    used = []
+    moments = type(model)._moments
+    monkeypatch.setattr(type(model), "_moments", lambda self, *args: used.append(moments(self, *args)) or used[-1])
+    model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+    assert [result.library_size for result in used] == pytest.approx([size, size])
+    assert float(model.module.library_size) == pytest.approx(size)

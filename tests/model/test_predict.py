@@ -499,3 +499,33 @@ def test_mudata_with_permuted_genes(new_screen, fit):
     np.testing.assert_allclose(model.predict("control", source="all", adata=shuffled).X, expected, atol=1e-6)
     with pytest.raises(TypeError, match="MuData"):
         model.predict("control", adata=new_screen())
+
+
+def test_edits_of_new_data_are_seen(fitted, new_screen):
+    adata, moved = new_screen(), new_screen()
+    fitted.predict(adata.obs["perturbation"].cat.categories[1], adata=adata, source="all")
+    for data in (adata, moved):  # one has been predicted before, the other not
+        data.obs["cell_type"] = data.obs["cell_type"].cat.categories[0]
+    treatment = adata.obs["perturbation"].cat.categories[1]
+    again, fresh = (fitted.predict(treatment, adata=data, source="all").X for data in (adata, moved))
+    np.testing.assert_array_equal(again, fresh)
+
+
+def test_data_in_the_place_of_the_source_are_refused(fitted):
+    with pytest.raises(TypeError, match="Data go in `adata=`"):
+        fitted.predict(fitted.treatments.perturbations[0], fitted.adata)
+
+
+def test_doses_beyond_training_warn(fitted_doses):
+    table = fitted_doses.treatments
+    with pytest.warns(UserWarning, match="beyond the largest training dose"):
+        fitted_doses.predict(table.perturbations[0], dose=2 * float(table.max_dose[0]), indices=[0])
+
+
+def test_treatment_of_no_training_cell_warns(new_screen, fit):
+    adata = new_screen()
+    never = adata.obs["perturbation"].cat.categories[1]
+    adata.obs.loc[adata.obs["perturbation"] == never, "split"] = "ood"
+    model = fit(adata)
+    with pytest.warns(UserWarning, match="No training cell received"):
+        model.predict(never, indices=[0])

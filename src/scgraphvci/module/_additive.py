@@ -33,8 +33,8 @@ class AdditiveBaseline(nn.Module):
     def start_from(self, fit: AdditiveModel) -> None:
         """Take intercept and offsets from a fit to the moments of the training cells.
 
-        The shift stays at zero: learned from there by gradient descent, with the network beside it, it predicts unseen
-        strata better than starting from its least-squares fit, noise included.
+        The shift stays at zero: learned from there by gradient descent, with the network beside it, it does not start
+        with the noise of a least-squares fit.
         """
         self.intercept.copy_(torch.as_tensor(fit.intercept))
         for offset, fitted in zip(self.offsets, fit.offsets, strict=True):
