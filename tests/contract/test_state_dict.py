@@ -19,7 +19,7 @@ COMMON = {
     *("decoder.mlp.fc_layers.Layer 1.0.weight", "decoder.mlp.fc_layers.Layer 1.0.bias"),
 }
 GRAPH = {
-    *("graph.embedding", "graph.convolutions.0.bias", "graph.convolutions.0.lin.weight"),
+    *("graph.embedding", "graph.gates", "graph.convolutions.0.bias", "graph.convolutions.0.lin.weight"),
 }
 DOT = {"decoder.heads.0.gene_score.weight"}
 ATTENTION = {*DOT, "decoder.heads.0.cell_score.weight", "decoder.heads.0.cell_score.bias"}

@@ -62,20 +62,24 @@ class TestEncoder:
         features = np.random.default_rng(0).normal(size=(N_GENES, 3)).astype(np.float32) if with_features else None
         encoder = GraphEncoder(N_GENES, EDGES, WEIGHTS, features, 5, n_layers).double()
         with torch.no_grad():
+            encoder.gates.normal_()
             for convolution in encoder.convolutions:
                 convolution.bias.normal_()
         state = encoder.embedding
         if with_features:
             state = state + torch.from_numpy(features).double() @ encoder.project.weight.T
         incoming = torch.from_numpy(dense_normalised()).T  # a target gathers from its sources
-        for convolution in encoder.convolutions:
+        for convolution, gate in zip(encoder.convolutions, encoder.gates, strict=True):
             message = incoming @ (state @ convolution.lin.weight.T) + convolution.bias
-            state = state + torch.relu(message)
+            state = state + gate * torch.relu(message)
         torch.testing.assert_close(encoder(), state, rtol=1e-6, atol=1e-6)
 
     def test_messages_go_from_source_to_target(self):
         torch.manual_seed(0)
         encoder = GraphEncoder(3, np.array([[0], [1]]), np.ones(1, np.float32), None, 4, 1)
+        assert torch.equal(encoder(), encoder.embedding)  # gates start closed
+        with torch.no_grad():
+            encoder.gates.fill_(1)
         before = encoder()
         with torch.no_grad():
             encoder.embedding[0] += 3.0
@@ -90,6 +94,8 @@ class TestEncoder:
     def test_gradient_reaches_every_parameter(self):
         torch.manual_seed(0)
         encoder = GraphEncoder(N_GENES, EDGES, WEIGHTS, np.ones((N_GENES, 2)), 4, 2).double()
+        with torch.no_grad():
+            encoder.gates.fill_(0.5)
         encoder().square().sum().backward()
         assert all(parameter.grad.abs().sum() > 0 for parameter in encoder.parameters())
 

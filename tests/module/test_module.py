@@ -112,7 +112,9 @@ class NaiveLoss:
             for target in range(N_GENES):
                 share = np.float32(adjacency[source, target] / np.sqrt(out_degree[source] * in_degree[target]))
                 message[target] += share * (self.weights["graph.convolutions.0.lin.weight"] @ state[source])
-        return state + np.maximum(message + self.weights["graph.convolutions.0.bias"], 0)
+        return state + self.weights["graph.gates"][0] * np.maximum(
+            message + self.weights["graph.convolutions.0.bias"], 0
+        )
 
     def baseline(self, treatment, levels):
         offsets = [self.weights[f"additive.offsets.{j}"][level] for j, level in enumerate(levels)]

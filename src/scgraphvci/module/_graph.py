@@ -59,14 +59,16 @@ class GraphEncoder(nn.Module):
         self.convolutions = nn.ModuleList(
             [GCNConv(n_hidden, n_hidden, normalize=False, add_self_loops=False) for _ in range(n_layers)]
         )
+        # Zero: genes start with embeddings of their own, and take from their neighbours what training finds useful.
+        self.gates = nn.Parameter(torch.zeros(n_layers, n_hidden))
 
     def forward(self) -> Tensor:
         """Return gene embeddings H, shape ``(n_genes, n_hidden)``."""
         state: Tensor = self.embedding
         if self.project is not None:
             state = state + self.project(self.features)
-        for convolution in self.convolutions:
-            state = state + torch.relu(convolution(state, self.edge_index, self.edge_weight))
+        for convolution, gate in zip(self.convolutions, self.gates, strict=True):
+            state = state + gate * torch.relu(convolution(state, self.edge_index, self.edge_weight))
         return state
 
 
