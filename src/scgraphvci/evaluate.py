@@ -128,7 +128,7 @@ def evaluate_pairs(
     One row per pair and predictor: `predictor`, `treatment`, `dose`, one column per covariate, `n_cells`, `r2`,
     `r2_de`, `pearson_shift`.
     """
-    named, adata, setting = _resolve(models, adata, baselines)
+    named, adata, setting = _resolve(models, adata, baselines, layer)
     rows = []
     for pair in _pairs(adata, setting, split, source, groupby, layer, truth, n_de, min_cells):
         for name, model in named.items():
@@ -164,7 +164,7 @@ def predicted_shifts(
     One row per pair, predictor and gene: `predictor`, `treatment`, `dose`, one column per covariate, `n_cells`, `gene`,
     `true`, `predicted`.
     """
-    named, adata, setting = _resolve(models, adata, baselines)
+    named, adata, setting = _resolve(models, adata, baselines, layer)
     parts = [
         pd.DataFrame(
             {
@@ -214,7 +214,10 @@ class _Pair(NamedTuple):
 
 
 def _resolve(
-    models: Predictor | Mapping[str, Predictor], adata: AnnData | None, baselines: Literal["simple"] | None
+    models: Predictor | Mapping[str, Predictor],
+    adata: AnnData | None,
+    baselines: Literal["simple"] | None,
+    layer: str | None,
 ) -> tuple[dict[str, Predictor], AnnData, dict[str, Any]]:
     """Name the predictors, find the data and the set-up, and fit the baselines."""
     named = dict(models) if isinstance(models, Mapping) else {type(models).__name__: models}
@@ -231,12 +234,25 @@ def _resolve(
     if adata is None:
         msg = "The model holds no data. Pass `adata=`, or load the model with data."
         raise ValueError(msg)
+    if layer is None:
+        counts = [name for name, model in named.items() if _predicts_counts(model)]
+        if counts:
+            msg = (
+                f"{counts} predict counts at the median training library, on which the registered counts are not. Pass "
+                "`layer=` with counts scaled to `model.module.library_size`, and `baselines=None` or baselines of it."
+            )
+            raise ValueError(msg)
     if baselines == "simple":
         named.update({name: cls(adata, **setting) for name, cls in SIMPLE.items() if name not in named})
     elif baselines is not None:
         msg = f"Unknown baselines {baselines!r}. Choose 'simple' or None."
         raise ValueError(msg)
     return named, adata, setting
+
+
+def _predicts_counts(model: Any) -> bool:
+    """Whether a predictor is a model with a likelihood for counts."""
+    return getattr(getattr(model, "module", None), "likelihood", "normal") != "normal"
 
 
 def _settings(model: Any) -> dict[str, Any] | None:

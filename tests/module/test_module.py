@@ -116,9 +116,12 @@ class NaiveLoss:
             message + self.weights["graph.convolutions.0.bias"], 0
         )
 
+    def shifted(self, treatment):
+        return self.weights["additive.intercept"] + treatment @ self.weights["additive.shift"]
+
     def baseline(self, treatment, levels):
         offsets = [self.weights[f"additive.offsets.{j}"][level] for j, level in enumerate(levels)]
-        return self.weights["additive.intercept"] + sum(offsets) + treatment @ self.weights["additive.shift"]
+        return self.shifted(treatment) + sum(offsets)
 
     def rate(self, log_rate):
         return np.exp(np.clip(log_rate, -15, 15))
@@ -128,9 +131,9 @@ class NaiveLoss:
         if not self.residual:
             value = value - self.weights["input_mean"]
         elif self.likelihood == "normal":
-            value = value - self.baseline(treatment, levels)
+            value = value - self.shifted(treatment)
         else:
-            value = value - np.log1p(self.rate(self.baseline(treatment, levels)))
+            value = value - np.log1p(self.rate(self.shifted(treatment)))
         covariates = [self.weights[f"covariates.embeddings.{j}.weight"][level] for j, level in enumerate(levels)]
         embedded = self.linear("treatment_embedding", treatment)
         hidden = self.mlp(
@@ -390,15 +393,15 @@ class TestInitialise:
 
 
 class TestInput:
-    def test_deviation_from_the_additive_part(self):
+    def test_deviation_from_gene_mean_and_treatment_shift(self):
         module = build()
-        treatment, levels = module.design[[1, 3]], module.strata[[0, 2]]
+        treatment = module.design[[1, 3]]
         outcome = torch.rand(2, N_GENES, dtype=torch.float64)
-        baseline = module.additive(treatment, levels).detach()
-        torch.testing.assert_close(module.to_input(outcome, treatment, levels), outcome - baseline)
-        assert not module.to_input(baseline, treatment, levels).any()
+        baseline = module.additive.shifted(treatment).detach()
+        torch.testing.assert_close(module.to_input(outcome, treatment), outcome - baseline)
+        assert not module.to_input(baseline, treatment).any()
         plain = build(residual_input=False)
-        torch.testing.assert_close(plain.to_input(outcome, treatment, levels), outcome - plain.input_mean)
+        torch.testing.assert_close(plain.to_input(outcome, treatment), outcome - plain.input_mean)
 
     def test_library_is_relative_to_the_standard_one(self):
         module = build(likelihood="nb")

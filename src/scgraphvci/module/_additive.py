@@ -40,9 +40,13 @@ class AdditiveBaseline(nn.Module):
         for offset, fitted in zip(self.offsets, fit.offsets, strict=True):
             offset.copy_(torch.as_tensor(fitted))
 
+    def shifted(self, treatment: Tensor) -> Tensor:
+        """Return intercept + shift, shape ``(n_cells, n_genes)``: what treatment explains, whatever the stratum."""
+        return torch.addmm(self.intercept, treatment, self.shift)
+
     def forward(self, treatment: Tensor, levels: Tensor) -> Tensor:
         """Return intercept + offsets + shift, shape ``(n_cells, n_genes)``."""
-        total = torch.addmm(self.intercept, treatment, self.shift)
+        total = self.shifted(treatment)
         for j, offset in enumerate(self.offsets):
             total = total + embedding(levels[:, j], offset)
         return total

@@ -178,17 +178,18 @@ class GraphVCIModule(BaseModuleClass):
         """Return gene embeddings H (n_genes, n_hidden), or None without a graph. Once per step, not per cell."""
         return None if self.graph is None else self.graph()
 
-    def to_input(self, outcome: Tensor, treatment: Tensor, levels: Tensor) -> Tensor:
+    def to_input(self, outcome: Tensor, treatment: Tensor) -> Tensor:
         """Bring an outcome on the model's scale to the scale the encoder reads.
 
-        That is log1p for counts, and the deviation from the additive baseline under the cell's own treatment (or from
-        the gene mean): what the model would have expected anyway says nothing about the cell.
+        That is log1p for counts, and the deviation from gene mean and treatment shift (or from the gene mean only):
+        what the treatment would have done anyway says nothing about the cell. Covariate offsets stay in, for similar
+        strata respond alike and the latent has to know which are similar.
         """
         count = is_count(self.likelihood)
         value = torch.log1p(outcome) if count else outcome
         if self.additive is None or not self.residual_input:
             return value - self.input_mean
-        baseline = self.additive(treatment, levels).detach()
+        baseline = self.additive.shifted(treatment).detach()
         return value - (torch.log1p(mean_of("nb", [baseline])) if count else baseline)
 
     def encode(
@@ -203,7 +204,7 @@ class GraphVCIModule(BaseModuleClass):
         """Return q(z | y, g, x, t) for outcomes on the model's scale (counts per standard library for counts)."""
         encoder = self.encoder if encoder is None else encoder
         covariates = self.covariates(levels, continuous)
-        value = self.to_input(outcome, treatment, levels)
+        value = self.to_input(outcome, treatment)
         return encoder(value, self.treatment_embedding(treatment), covariates, genes)
 
     def decode(self, latent: Tensor, treatment: Tensor, levels: Tensor, genes: Tensor | None) -> list[Tensor]:
