@@ -88,7 +88,7 @@ def stepper(model: sgv.GraphVCI) -> Callable[[], None]:
 
     def step() -> None:
         optimiser.zero_grad()
-        plan._step(dict(batch)).loss.backward()
+        plan._step(dict(batch))[1].loss.backward()
         optimiser.step()
 
     return step
