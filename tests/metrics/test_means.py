@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn import metrics as sklearn
 
-from scgraphvci.metrics import pearson_shift, r2
+from scgraphvci.metrics import mae, mse, pearson_shift, r2
 
 
 @pytest.fixture
@@ -26,6 +27,7 @@ def test_r2_is_one_minus_the_ratio_of_squares(profiles):
 
 def test_r2_of_a_constant_truth_is_undefined():
     assert np.isnan(r2(np.ones(5), np.arange(5.0)))
+    assert np.isnan(r2(np.full(7, 0.1), np.arange(7.0)))  # whose mean is not exactly .1
 
 
 def test_pearson_shift_is_the_correlation_of_shifts(profiles):
@@ -55,3 +57,26 @@ def test_integers_and_float32(profiles):
         cast = [profile.astype(dtype) for profile in (true, predicted, reference)]
         assert r2(*cast[:2]) == pytest.approx(r2(true, predicted), rel=1e-5)
         assert pearson_shift(*cast) == pytest.approx(pearson_shift(true, predicted, reference), rel=1e-5)
+
+
+def test_errors_and_r2_are_those_of_sklearn(profiles):
+    true, predicted, _ = profiles
+    assert r2(true, predicted) == pytest.approx(sklearn.r2_score(true, predicted), rel=1e-12)
+    assert mse(true, predicted) == pytest.approx(sklearn.mean_squared_error(true, predicted), rel=1e-12)
+    assert mae(true, predicted) == pytest.approx(sklearn.mean_absolute_error(true, predicted), rel=1e-12)
+    assert mse(true, true) == mae(true, true) == 0
+
+
+def test_the_order_of_genes_does_not_matter(profiles):
+    order = np.random.default_rng(1).permutation(50)
+    true, predicted, reference = profiles
+    for metric in (r2, mse, mae):
+        assert metric(true[order], predicted[order]) == pytest.approx(metric(true, predicted), rel=1e-12)
+    shuffled = pearson_shift(true[order], predicted[order], reference[order])
+    assert shuffled == pytest.approx(pearson_shift(true, predicted, reference), rel=1e-12)
+
+
+@pytest.mark.parametrize("metric", [r2, mse, mae])
+def test_profiles_of_other_genes_raise(metric):
+    with pytest.raises(ValueError, match="same genes"):
+        metric(np.ones(3), np.ones(4))

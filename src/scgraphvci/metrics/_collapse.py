@@ -1,0 +1,77 @@
+"""Monitors of collapse: predictions that are all alike, between cells or between treatments."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from scgraphvci.metrics._arrays import same_genes
+
+
+def variance_ratio(true_cells: np.ndarray, predicted_cells: np.ndarray) -> float:
+    r"""Median over genes of :math:`\mathrm{Var}(\hat y_g) / \mathrm{Var}(y_g)` between cells.
+
+    A monitor. Range [0, inf); 1 is right, 0 means that every cell gets the same prediction. Predicted *means* of cells
+    vary less than cells do: compare draws with the truth.
+
+    Parameters
+    ----------
+    true_cells, predicted_cells
+        Cells of one stratum and treatment, shapes ``(n_true, n_genes)`` and ``(n_predicted, n_genes)``.
+
+    Returns
+    -------
+    Median over the genes that vary in the truth; NaN where none does, or with fewer than two cells in a set.
+
+    Raises
+    ------
+    ValueError
+        If the numbers of genes differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> variance_ratio(np.array([[0.0, 3.0], [4.0, 3.0]]), np.array([[1.0, 1.0], [3.0, 9.0]]))
+    0.25
+    """
+    true, predicted = same_genes(true_cells=true_cells, predicted_cells=predicted_cells)
+    if min(len(true), len(predicted)) < 2:
+        return float("nan")
+    variance = true.var(axis=0, ddof=1)
+    varies = variance > 0
+    return float(np.median(predicted.var(axis=0, ddof=1)[varies] / variance[varies])) if varies.any() else float("nan")
+
+
+def mean_pairwise_correlation(shifts: np.ndarray) -> float:
+    r"""Mean Pearson correlation between the shifts of two different treatments.
+
+    A monitor. Range [-1 / (n - 1), 1]; compare the value of predicted shifts with that of true shifts: far above means
+    that the predictor gives every treatment the same response, and 1 that it has collapsed.
+    With unit vectors :math:`u_i` of centred shifts it is :math:`(\|\sum u_i\|^2 - n) / (n (n - 1))`.
+
+    Parameters
+    ----------
+    shifts
+        Mean shifts from the control mean, shape ``(n, n_genes)``: one row per treatment of one stratum. Constant rows
+        have no direction and do not count.
+
+    Returns
+    -------
+    NaN where fewer than two rows count.
+
+    Raises
+    ------
+    ValueError
+        If `shifts` is no matrix.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> round(mean_pairwise_correlation(np.array([[1.0, 2.0, 3.0], [3.0, 5.0, 7.0]])), 6)
+    1.0
+    """
+    (shifts,) = same_genes(shifts=shifts)
+    centred = shifts - shifts.mean(axis=1, keepdims=True)
+    norms = np.linalg.norm(centred, axis=1)
+    units = centred[norms > 1e-12] / norms[norms > 1e-12, None]
+    n = len(units)
+    return float((np.sum(units.sum(axis=0) ** 2) - n) / (n * (n - 1))) if n > 1 else float("nan")
