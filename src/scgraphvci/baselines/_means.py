@@ -59,6 +59,22 @@ class TrainMeans:
         strata = np.arange(len(self._row))
         return self._shift(strata[strata != stratum], vector)
 
+    def is_known(self, vector: np.ndarray) -> bool:
+        """Whether a treatment's shift was observed in some stratum, at whatever dose."""
+        return self._shift(np.arange(len(self._row)), vector) is not None
+
+    def pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Observed pairs of stratum and treatment whose stratum has controls.
+
+        Returns
+        -------
+        Strata, treatments (rows of the design, never control), and shifts from control, shape ``(n_pairs, n_genes)``.
+        """
+        strata, treated = np.nonzero((self._row[:, 1:] >= 0) & self._has_control[:, None])
+        conditions = treated + 1
+        shifts = self._mean[self._row[strata, conditions]] - self._mean[self._row[strata, 0]]
+        return strata, conditions, shifts
+
     def mean_shift(self) -> np.ndarray:
         """Mean over treatments, each counting once, of their shifts averaged over strata."""
         strata = np.arange(len(self._row))
