@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 
 import anndata as ad
@@ -98,9 +99,49 @@ def test_wrong_usage(words, capsys):
     assert "usage: scgraphvci" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("table", ["table1", "table2"])
+def test_reproduce(table, tmp_path, capsys):
+    models = ["AE", "GraphVCI"] if table == "table1" else ["GraphVCI"]
+    level = logging.getLogger("scgraphvci").level
+    words = ["reproduce", table, "--data", "simulated", "--out", str(tmp_path / "new"), "--fast", "--max-epochs", "1"]
+    assert main([*words, "--models", *models]) == 0
+    details = {"table1": ["table1_conditions", "table1_differences"], "table2": ["table2_pairs"]}[table]
+    files = [f"{table}.md", *(f"{name}.csv" for name in [table, *details])]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(files)
+    numbers = pd.read_csv(tmp_path / "new" / f"{table}.csv", index_col=0)
+    text = (tmp_path / "new" / f"{table}.md").read_text()
+    printed = capsys.readouterr()
+    for name in models:
+        rows = [row for row in numbers.index if row.split(",")[0] == name]
+        assert rows
+        column = numbers.columns[0] if table == "table2" else "r2"
+        for value in numbers.loc[rows, column]:
+            assert f"{value:.3f}" in text
+            assert f"{value:.3f}" in printed.out
+    assert "held out" in printed.err
+    assert logging.getLogger("scgraphvci").level == level
+    assert not logging.getLogger("scgraphvci").handlers
+
+
+def test_reproduce_refuses_before_it_trains(screen, tmp_path, capsys):
+    out = ["--out", str(tmp_path / "out")]
+    assert main(["reproduce", "table1", "--data", "simulated", "--seeds", "0", *out]) == 2
+    assert main(["reproduce", "table1", "--data", str(tmp_path / "none.h5ad"), "--preset", "kang", *out]) == 2
+    screen.write_h5ad(tmp_path / "screen.h5ad")
+    words = ["--data", str(tmp_path / "screen.h5ad"), "--preset", "kang", "--models", "VCI", *out]
+    assert main(["reproduce", "table1", *words, "--covariates", "tissue"]) == 2
+    message = capsys.readouterr().err.replace("\n", " ")
+    for reason in ("--seeds must be at least 1", "none.h5ad", "column 'tissue' not found in obs"):
+        assert reason in message
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "file").write_text("")
+    assert main(["reproduce", "table1", "--data", "simulated", "--out", str(tmp_path / "file")]) == 2
+    assert "cannot write to --out" in capsys.readouterr().err.replace("\n", " ")
+
+
 def test_version_and_help(capsys):
-    for words in (["--version"], ["--help"], ["demo", "--help"]):
+    for words in (["--version"], ["--help"], ["demo", "--help"], ["reproduce", "--help"]):
         with pytest.raises(SystemExit) as stop:
             main(words)
         assert stop.value.code == 0
-    assert "--seed" in capsys.readouterr().out
+    assert "--held-out-category" in capsys.readouterr().out

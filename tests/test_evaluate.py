@@ -1,16 +1,25 @@
-"""Scores of held-out pairs against scores computed by hand."""
+"""Evaluations against scores computed by hand."""
 
 from __future__ import annotations
 
+import warnings
+
+import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
+from scipy.spatial.distance import cdist
 
+import scgraphvci as sgv
 from scgraphvci.baselines import ContextShift, NoChange
 from scgraphvci.datasets import simulate, truth
-from scgraphvci.evaluate import evaluate, evaluate_pairs, predicted_shifts
+from scgraphvci.evaluate import Evaluation, evaluate
 
 SETUP = {"categorical_covariate_keys": ["cell_type"], "split_key": "split"}
+SIMPLE = ["no change", "train mean", "stratum mean", "context shift", "additive", "ridge pca"]
+DUPLICATES = ["technical duplicate", "interpolated duplicate"]
+QUICK = {"baselines": None, "duplicates": False, "n_bootstrap": 10}
 
 
 @pytest.fixture(scope="module")
@@ -18,82 +27,323 @@ def adata():
     return simulate(n_cells=1200, n_genes=50, n_perturbations=5, n_donors=2, seed=0)
 
 
+@pytest.fixture(scope="module")
+def shift(adata):
+    return ContextShift(adata, **SETUP)
+
+
 class Oracle:
-    """Predicts the truth."""
+    """Predicts the truth, and is no predictor of this package."""
 
     def __init__(self, adata, known):
-        self.adata, self.known = adata, known
+        self.start, self.known = NoChange(adata, **SETUP), known
 
-    def predict(self, treatment, source=None, indices=None, dose=None, adata=None):
-        predicted = NoChange(self.adata, **SETUP).predict(treatment, indices=indices)
-        group = self.adata.obs["cell_type"].iloc[indices].to_numpy()
+    def predict(self, treatment, indices):
+        predicted = self.start.predict(treatment, indices=indices)
+        group = self.start.adata.obs["cell_type"].iloc[indices].to_numpy()
         predicted.X = self.known.stratum_mean(treatment).loc[group].to_numpy()
         return predicted
 
 
-def test_pairs_by_hand(adata):
-    shift = ContextShift(adata, **SETUP)
-    pairs = evaluate_pairs({"shift": shift}, baselines=None, n_de=10)
-    obs, x = adata.obs, adata.X.toarray()
-    held_out = obs[obs["split"] == "ood"].groupby(["perturbation", "cell_type"], observed=True).size()
-    assert set(zip(pairs["treatment"], pairs["cell_type"], strict=True)) == set(held_out[held_out >= 5].index)
+class Broken:
+    """Predicts whatever it is told to."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def predict(self, treatment, indices):
+        return ad.AnnData(self.values(len(indices)))
+
+
+def means_by_hand(adata):
+    """Cells by cell type, treatment and split."""
+    obs = adata.obs.reset_index(drop=True)
+    return adata.X.toarray().astype(np.float64), obs["cell_type"], obs["perturbation"].astype(str), obs["split"]
+
+
+def test_every_mean_score_by_hand(adata, shift):
+    pairs = Evaluation({"shift": shift}, n_de=10, **QUICK).pairs()
+    x, cell_type, treatment, split = means_by_hand(adata)
+    held_out = adata.obs[adata.obs["split"] == "ood"].groupby(["perturbation", "cell_type"], observed=True).size()
+    assert set(zip(pairs["treatment"], pairs["cell_type"], strict=True)) == set(held_out.index)
+    treatments = [name for name in treatment.unique() if name != "control"]
     for row in pairs.itertuples():
-        here = (obs["cell_type"] == row.cell_type).to_numpy()
-        treated = x[here & ((obs["perturbation"] == row.treatment) & (obs["split"] == "ood")).to_numpy()]
-        control = x[here & ((obs["perturbation"] == "control") & (obs["split"] != "ood")).to_numpy()]
-        sources = np.flatnonzero(here & (obs["perturbation"] == "control").to_numpy())
-        predicted = shift.predict(row.treatment, indices=sources).X.mean(axis=0)
-        true = treated.mean(axis=0)
-        assert row.n_cells == len(treated)
-        spread = ((true - true.mean()) ** 2).sum()
-        assert row.r2 == pytest.approx(1 - ((true - predicted) ** 2).sum() / spread, abs=1e-5)
-        base = control.mean(axis=0)
+        here = cell_type == row.cell_type
+        treated = x[here & (treatment == row.treatment) & (split == "ood")]
+        control = x[here & (treatment == "control") & (split != "ood")]
+        rest = x[here & ~treatment.isin(["control", row.treatment])]
+        sources = np.flatnonzero(here & (treatment == "control"))
+        predicted = shift.predict(row.treatment, indices=sources).X.astype(np.float64).mean(axis=0)
+        true, base = treated.mean(axis=0), control.mean(axis=0)
+        trained = [x[here & (treatment == name) & (split == "train")] for name in treatments]
+        perturbed = np.mean([cells.mean(axis=0) for cells in trained if len(cells)], axis=0)
+        others = [x[here & (treatment == name)].mean(axis=0) for name in treatments if name != row.treatment]
+
+        assert (row.n_cells, row.thin) == (len(treated), len(treated) < 5)
+        assert row.r2 == pytest.approx(
+            1 - ((true - predicted) ** 2).sum() / ((true - true.mean()) ** 2).sum(), abs=1e-5
+        )
+        assert row.mse == pytest.approx(((true - predicted) ** 2).mean(), abs=1e-6)
+        assert row.mae == pytest.approx(np.abs(true - predicted).mean(), abs=1e-6)
         assert row.pearson_shift == pytest.approx(stats.pearsonr(true - base, predicted - base)[0], abs=1e-4)
-        error = np.sqrt(treated.var(axis=0) / len(treated) + control.var(axis=0) / len(control) + 1e-12)
-        de = np.argsort(-np.abs(true - base) / error)[:10]
+        against = stats.pearsonr(true - perturbed, predicted - perturbed)[0]
+        assert row.pearson_perturbed == pytest.approx(against, abs=1e-4)
+
+        test = stats.ttest_ind(treated, control, equal_var=False)
+        de = np.argsort(-np.abs(np.nan_to_num(test.statistic)))[:10]
         expected = 1 - ((true[de] - predicted[de]) ** 2).sum() / ((true[de] - true[de].mean()) ** 2).sum()
         assert row.r2_de == pytest.approx(expected, abs=1e-4)
+        p_value = np.where(np.isnan(test.pvalue), 1, test.pvalue)
+        assert row.n_significant == (stats.false_discovery_control(p_value) < 0.05).sum()
+
+        t = np.abs(np.nan_to_num(stats.ttest_ind(treated, rest, equal_var=False).statistic))
+        weights = ((t - t.min()) / (t.max() - t.min())) ** 2
+        weights /= weights.sum()
+        assert row.weighted_mse == pytest.approx(weights @ (true - predicted) ** 2, rel=1e-3)
+        delta = true - perturbed
+        spread = weights @ (delta - weights @ delta) ** 2
+        assert row.weighted_r2 == pytest.approx(1 - weights @ (true - predicted) ** 2 / spread, abs=2e-3)
+        distance = cdist([true, *others], [predicted])[:, 0]
+        assert row.centroid_accuracy == pytest.approx(np.mean(distance[1:] > distance[0]))
+        rank = np.sum(cdist([true - base, *(other - base for other in others)], [predicted - base], "cityblock")[1:, 0]
+                      < np.abs(true - predicted).sum())  # fmt: skip
+        assert row.discrimination_l1 == pytest.approx(1 - rank / (1 + len(others)))
 
 
-def test_oracle_is_perfect_and_baselines_are_added(adata):
+def test_predicting_the_reference_has_no_direction(shift):
+    """Rounding of single-precision means is no shift."""
+    summary = Evaluation({"shift": shift}, n_bootstrap=10, duplicates=False).summary()
+    assert summary.loc["no change", ("pearson_shift", "mean")] == 0
+    assert summary.loc["no change", ("de_direction", "mean")] == 0.5
+    assert np.isnan(summary.loc["no change", ("mean_pairwise_correlation", "mean")])
+
+
+def test_distributions_are_compared_in_a_basis_of_training_cells(adata, shift):
+    evaluation = Evaluation({"shift": shift}, **QUICK)
+    x, cell_type, treatment, split = means_by_hand(adata)
+    train = x[split == "train"]
+    components = np.linalg.svd(train - train.mean(axis=0), full_matrices=False)[2][:20]
+    row = evaluation.pairs().iloc[0]
+    here = cell_type == row["cell_type"]
+    true = x[here & (treatment == row["treatment"]) & (split == "ood")]
+    sources = np.flatnonzero(here & (treatment == "control"))
+    predicted = shift.predict(row["treatment"], indices=sources).X.astype(np.float64)
+    assert max(len(true), len(predicted)) <= 200, "all cells are looked at"
+    a, b = true @ components.T, predicted @ components.T
+    within = [cdist(cells, cells).sum() / (len(cells) * (len(cells) - 1)) for cells in (a, b)]
+    assert row["energy_distance"] == pytest.approx(2 * cdist(a, b).mean() - sum(within), rel=1e-3)
+    ratio = predicted.var(axis=0, ddof=1) / np.where(true.var(axis=0) > 0, true.var(axis=0, ddof=1), np.nan)
+    assert row["variance_ratio"] == pytest.approx(np.nanmedian(ratio), rel=1e-4)
+
+
+def test_an_oracle_is_perfect_and_controls_are_added(adata, shift):
     known = truth(adata)
-    scores = evaluate({"oracle": Oracle(adata, known), "shift": ContextShift(adata, **SETUP)}, adata, truth=known)
-    assert scores.index.tolist()[:2] == ["oracle", "shift"]
-    assert {"no change", "train mean", "stratum mean", "context shift", "additive"} < set(scores.index)
-    np.testing.assert_allclose(scores.loc["oracle", ["r2", "r2_de", "pearson_shift"]].astype(float), 1.0, atol=1e-5)
-    np.testing.assert_array_equal(scores.loc["shift"], scores.loc["context shift"])
-    assert scores.loc["context shift", "r2_de"] > scores.loc["no change", "r2_de"] + 0.1
+    evaluation = Evaluation({"oracle": Oracle(adata, known), "shift": shift}, truth=known, n_bootstrap=50)
+    summary = evaluation.summary()
+    assert summary.index.tolist() == ["oracle", "shift", *SIMPLE, *DUPLICATES]
+    perfect = ["r2", "r2_de", "pearson_shift", "pearson_perturbed", "weighted_r2", "centroid_accuracy"]
+    means = summary.xs("mean", axis=1, level="statistic")
+    np.testing.assert_allclose(means.loc["oracle", perfect].astype(float), 1, atol=1e-5)
+    np.testing.assert_allclose(means.loc["oracle", ["mse", "weighted_mse"]].astype(float), 0, atol=1e-6)
+    assert means.loc["oracle", "variance_ratio"] == pytest.approx(0, abs=1e-6)
+    assert means.loc["oracle", "nearest_own"] == 1
+    pd.testing.assert_series_equal(summary.loc["shift"], summary.loc["context shift"], check_names=False)
+    assert means.loc["context shift", "r2_de"] > means.loc["no change", "r2_de"] + 0.1
+    kinds = evaluation.pairs().drop_duplicates("predictor").set_index("predictor")["kind"]
+    assert kinds[["oracle", "shift"]].tolist() == ["model", "model"]
+    assert set(kinds[SIMPLE]) == {"baseline"}
+    assert set(kinds[DUPLICATES]) == {"duplicate"}
 
 
-def test_shifts_carry_the_scores(adata):
-    shift = ContextShift(adata, **SETUP)
-    pairs = evaluate_pairs(shift, baselines=None)
-    shifts = predicted_shifts(shift, baselines=None)
+def test_evaluate_is_the_summary(adata, shift):
+    pd.testing.assert_frame_equal(evaluate(shift, **QUICK), Evaluation({"ContextShift": shift}, **QUICK).summary())
+
+
+def test_shifts_carry_the_scores(shift):
+    evaluation = Evaluation(shift, **QUICK)
+    pairs, shifts = evaluation.pairs(), evaluation.shifts()
     assert shifts["predictor"].unique().tolist() == ["ContextShift"]
+    assert {"treatment", "dose", "cell_type", "n_cells", "gene", "true", "predicted"} <= set(shifts)
     for (treatment, cell_type), part in shifts.groupby(["treatment", "cell_type"]):
         row = pairs[(pairs["treatment"] == treatment) & (pairs["cell_type"] == cell_type)].iloc[0]
         assert row["pearson_shift"] == pytest.approx(stats.pearsonr(part["true"], part["predicted"])[0], abs=1e-5)
 
 
+def test_the_same_seed_gives_the_same_scores(shift):
+    first, second, other = (Evaluation(shift, seed=seed, n_bootstrap=20) for seed in (3, 3, 4))
+    pd.testing.assert_frame_equal(first.pairs(), second.pairs())
+    pd.testing.assert_frame_equal(first.summary(), second.summary())
+    assert not first.pairs()["r2"].equals(other.pairs()["r2"]), "halves of duplicates are drawn"
+
+
+def test_permuted_treatments_carry_no_information():
+    """Fitted on labels shuffled within strata, a predictor scores what no information scores."""
+    adata = simulate(n_cells=4000, n_genes=60, n_perturbations=12, n_cell_types=3, n_donors=2, seed=1)
+    shuffled = adata.copy()
+    rng = np.random.default_rng(0)
+    labels = adata.obs["perturbation"].astype(str).to_numpy()
+    train = (adata.obs["split"] == "train").to_numpy() & (labels != "control")
+    for cell_type in adata.obs["cell_type"].unique():
+        cells = np.flatnonzero(train & (adata.obs["cell_type"] == cell_type).to_numpy())
+        labels[cells] = labels[rng.permutation(cells)]
+    shuffled.obs["perturbation"] = labels
+    right, wrong = ContextShift(adata, **SETUP), ContextShift(shuffled, **SETUP)
+    wrong.adata = adata
+    known = truth(adata)
+    means = Evaluation({"right": right, "wrong": wrong}, truth=known, split="test", **QUICK).summary()
+    means = means.xs("mean", axis=1, level="statistic")
+    assert abs(means.loc["wrong", "pearson_perturbed"]) < 0.15
+    assert means.loc["wrong", "weighted_r2"] < 0.05
+    assert means.loc["wrong", "centroid_accuracy"] == pytest.approx(0.5, abs=0.08)
+    assert means.loc["right", "pearson_perturbed"] > 0.5
+    assert means.loc["right", "centroid_accuracy"] > 0.9
+
+
 def test_held_out_cells_are_no_source(adata):
-    """Held-out cells enter as truth alone: other sources change nothing of what is predicted from."""
+    """Held-out cells enter as truth alone: other controls among them change nothing."""
     other = adata.copy()
     control = (other.obs["perturbation"] == "control").to_numpy()
     hidden = control & (np.arange(other.n_obs) % 3 == 0)
     other.obs.loc[hidden, "split"] = "ood"
-    before = evaluate_pairs(NoChange(other, **SETUP), baselines=None)
+    before = Evaluation(NoChange(other, **SETUP), **QUICK).pairs()
     values = other.X.toarray()
     values[hidden] = 50.0
     other.X = values
-    after = evaluate_pairs(NoChange(other, **SETUP), baselines=None)
+    after = Evaluation(NoChange(other, **SETUP), **QUICK).pairs()
     np.testing.assert_allclose(before["r2"], after["r2"], atol=1e-6)
 
 
-def test_bad_input(adata):
-    shift = ContextShift(adata, **SETUP)
-    with pytest.raises(ValueError, match="Lower `min_cells`"):
-        evaluate(shift, min_cells=10_000)
+def test_conditions_that_cannot_be_scored_are_listed(adata):
+    other = adata.copy()
+    obs = other.obs
+    (gone, thin), (lost_type, thin_type) = obs["perturbation"].cat.categories[1:3], ["type0", "type1"]
+    split = np.where(np.arange(other.n_obs) % 5, "train", "test").astype(object)
+    split[(obs["perturbation"] == gone) & (obs["cell_type"] == lost_type)] = "ood"
+    few = (obs["perturbation"] == thin) & (obs["cell_type"] == thin_type)
+    split[few] = "ood"
+    obs["split"] = split
+    without = (obs["perturbation"] == "control") & (obs["cell_type"] == lost_type)
+    kept = ~without & ~(few & (few.cumsum() > 1))
+    evaluation = Evaluation(ContextShift(other[kept].copy(), **SETUP), n_bootstrap=10)
+    assert evaluation.skipped[["treatment", "cell_type"]].to_numpy().tolist() == [[gone, lost_type]]
+    assert evaluation.skipped["reason"].str.contains("no control cells").all()
+    assert (evaluation.skipped["n_cells"] > 0).all()
+    pairs = evaluation.pairs()
+    assert set(zip(pairs["treatment"], pairs["cell_type"], strict=True)) == {(thin, thin_type)}
+    row = pairs.set_index("predictor")
+    assert row["thin"].all()
+    assert (row["n_cells"] == 1).all()
+    assert row.loc["ContextShift", ["r2", "pearson_shift", "weighted_mse"]].notna().all()
+    assert row.loc[["ContextShift"], ["energy_distance", "mmd", "variance_ratio"]].isna().all(axis=None)
+    assert row.loc[DUPLICATES, ["r2", "energy_distance"]].isna().all(axis=None)
+    size = evaluation.summary()["size"].loc["ContextShift"]
+    assert size.tolist() == [1, 1, 1]
+    assert "1 of them thin" in repr(evaluation)
+
+
+def test_one_treatment_has_no_perturbed_reference(adata):
+    """With one treatment, as in Kang 2018, metrics that need others are undefined and the rest is not."""
+    name = adata.obs.loc[adata.obs["split"] == "ood", "perturbation"].iloc[0]
+    one = adata[adata.obs["perturbation"].isin(["control", name])].copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        summary = Evaluation({"mine": ContextShift(one, **SETUP)}, n_bootstrap=20).summary()
+    for metric in ("pearson_perturbed", "weighted_r2", "centroid_accuracy"):
+        assert summary.loc["mine", (metric, "n")] == 0
+        assert np.isnan(summary.loc["mine", (metric, "mean")])
+    for metric in ("r2", "pearson_shift", "weighted_mse", "energy_distance"):
+        assert summary.loc["mine", (metric, "n")] > 0
+        assert np.isfinite(summary.loc["mine", (metric, "mean")])
+    assert np.isfinite(summary.loc["technical duplicate", ("r2", "mean")])
+    assert np.isnan(summary.loc["interpolated duplicate", ("r2", "mean")])
+
+
+def test_paper_protocol_starts_from_all_strata(adata, shift):
+    pairs = Evaluation({"shift": shift}, protocol="paper", **QUICK).pairs()
+    sources = np.flatnonzero((adata.obs["perturbation"] == "control") & (adata.obs["split"] != "ood"))
+    for row in pairs.itertuples():
+        moved = adata[sources].copy()
+        moved.obs["cell_type"] = row.cell_type
+        predicted = shift.predict(row.treatment, adata=moved).X.astype(np.float64).mean(axis=0)
+        held_out = (adata.obs["perturbation"] == row.treatment) & (adata.obs["cell_type"] == row.cell_type)
+        true = adata.X.toarray()[(held_out & (adata.obs["split"] == "ood")).to_numpy()].mean(axis=0)
+        expected = 1 - ((true - predicted) ** 2).sum() / ((true - true.mean()) ** 2).sum()
+        assert row.r2 == pytest.approx(expected, abs=1e-4)
+    assert not np.allclose(pairs["r2"], Evaluation({"shift": shift}, **QUICK).pairs()["r2"])
+
+
+def test_strata_may_be_coarser_or_absent(adata):
+    setup = {**SETUP, "categorical_covariate_keys": ["cell_type", "donor"]}
+    coarse = Evaluation(ContextShift(adata, **setup), groupby="cell_type", truth=truth(adata), **QUICK).pairs()
+    fine = Evaluation(ContextShift(adata, **setup), **QUICK).pairs()
+    assert "donor" in fine
+    assert "donor" not in coarse
+    assert coarse["n_cells"].sum() == fine["n_cells"].sum()
+    without = Evaluation(ContextShift(adata, split_key="split"), truth=truth(adata), **QUICK).pairs()
+    assert len(without) == without["treatment"].nunique()
+    assert without["n_cells"].sum() == fine["n_cells"].sum()
+
+
+def test_doses_and_combinations_are_conditions():
+    adata = simulate(
+        n_cells=1500, n_genes=40, n_perturbations=3, n_donors=2, doses=(0.1, 1.0), n_combinations=2, seed=0
+    )
+    setup = {**SETUP, "dose_key": "dose", "combination_sep": "+"}
+    evaluation = Evaluation(ContextShift(adata, **setup), truth=truth(adata), **QUICK)
+    pairs = evaluation.pairs()
+    observed = (
+        adata.obs[adata.obs["split"] == "ood"].groupby(["perturbation", "cell_type", "dose"], observed=True).size()
+    )
+    assert pairs["n_cells"].sum() == observed.sum()
+    assert len(pairs) == len(observed)
+    assert pairs["dose"].nunique() > 1
+    real = evaluation.to_cell_eval("ContextShift")[1]
+    names = {f"{row.treatment}@{row.dose}" for row in pairs.itertuples()} | {"non-targeting"}
+    assert set(real.obs["target"]) == names
+
+
+def test_data_of_another_object_reach_the_predictor(adata, shift):
+    """Cells are those of `adata`, whichever object the model holds."""
+    half = adata[::2].copy()
+    scores = Evaluation({"shift": shift}, half, **QUICK).pairs()
+    own = Evaluation({"shift": ContextShift(half, **SETUP)}, **QUICK).pairs()
+    assert scores["n_cells"].tolist() == own["n_cells"].tolist()
+    row = scores.iloc[0]
+    obs = half.obs
+    here = ((obs["perturbation"] == "control") & (obs["cell_type"] == row["cell_type"])).to_numpy()
+    predicted = shift.predict(row["treatment"], indices=np.flatnonzero(here), adata=half).X.mean(axis=0)
+    treated = (obs["perturbation"] == row["treatment"]) & (obs["cell_type"] == row["cell_type"])
+    true = half.X.toarray()[(treated & (obs["split"] == "ood")).to_numpy()].mean(axis=0)
+    assert row["mse"] == pytest.approx(((true - predicted) ** 2).mean(), rel=1e-3)
+
+
+def test_bad_input(adata, shift):
     with pytest.raises(ValueError, match="how the screen is set up"):
-        evaluate({"oracle": Oracle(adata, None)}, adata)
+        Evaluation({"oracle": Oracle(adata, None)}, adata)
     with pytest.raises(ValueError, match="Unknown baselines 'all'"):
-        evaluate(shift, baselines="all")
+        Evaluation(shift, baselines="all")
+    with pytest.raises(ValueError, match="Unknown split 'train'"):
+        Evaluation(shift, split="train")
+    with pytest.raises(ValueError, match="Unknown protocol 'native'"):
+        Evaluation(shift, protocol="native")
+    with pytest.raises(ValueError, match="no split column"):
+        Evaluation(ContextShift(adata))
+    with pytest.raises(ValueError, match="must be at least 1"):
+        Evaluation(shift, min_cells=0)
+    with pytest.raises(ValueError, match="`n_bootstrap` must be at least 1"):
+        Evaluation(shift, n_bootstrap=0)
+    known = adata.copy()
+    known.obs["split"] = "train"
+    with pytest.raises(ValueError, match="no cell of a treatment is 'ood'"):
+        Evaluation(ContextShift(known, **SETUP))
+    with pytest.raises(ValueError, match="'nan' predicts NaN"):
+        Evaluation({"shift": shift, "nan": Broken(lambda n: np.full((n, 50), np.nan))}, **QUICK)
+    with pytest.raises(ValueError, match="'few' predicts 1 cells x 50 genes"):
+        Evaluation({"shift": shift, "few": Broken(lambda n: np.zeros((1, 50)))}, **QUICK)
+    with pytest.raises(ValueError, match="Unknown predictor 'nobody'"):
+        Evaluation(shift, **QUICK).to_pertpy("nobody")
+
+
+def test_public_names():
+    assert sgv.Evaluation is Evaluation
+    assert callable(sgv.evaluate)

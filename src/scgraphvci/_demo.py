@@ -23,11 +23,18 @@ from scgraphvci._constants import SLOTS
 from scgraphvci.baselines import ContextShift, NoChange, Predictor
 from scgraphvci.datasets import Truth, simulate, truth
 from scgraphvci.estimate import MarginalEffects
-from scgraphvci.evaluate import METRICS, evaluate_pairs, predicted_shifts
+from scgraphvci.evaluate import Evaluation
 from scgraphvci.model import GraphVCI
 
 COVARIATES = ["cell_type", "donor"]
 MODEL = "GraphVCI"
+METRICS = {
+    "r2": "R2",
+    "r2_de": "R2, 50 DE genes",
+    "pearson_shift": "Pearson of the shift",
+    "weighted_r2": "weighted R2",
+    "centroid_accuracy": "centroid accuracy",
+}
 
 
 class Size(NamedTuple):
@@ -85,7 +92,8 @@ def run_demo(out: Path, seed: int, console: Console, size: Size | None = None) -
             "context shift": ContextShift(adata, categorical_covariate_keys=COVARIATES, split_key="split"),
             "no change": NoChange(adata, categorical_covariate_keys=COVARIATES, split_key="split"),
         }
-        pairs = evaluate_pairs(predictors, baselines=None, groupby="cell_type", truth=known)
+        evaluation = Evaluation(predictors, baselines=None, groupby="cell_type", truth=known, duplicates=False)
+        pairs = evaluation.pairs()
         scores = pairs.groupby("predictor", sort=False)[list(METRICS)].mean()
         console.print(_score_table(scores, pairs))
 
@@ -94,7 +102,7 @@ def run_demo(out: Path, seed: int, console: Console, size: Size | None = None) -
         effects = model.marginal_effect(groupby="cell_type", cluster_key=None)
         console.print(_effects_table(effects, known, treatment, cell_type))
 
-    _write(out, adata, model, effects, pairs, predictors, known, treatment, cell_type)
+    _write(out, adata, model, effects, evaluation, treatment, cell_type)
     console.rule("Done")
     seconds = time.perf_counter() - start
     console.print(f"{seconds:.0f} seconds. Figures, tables and demo.h5ad are in {out}.", markup=False)
@@ -149,7 +157,7 @@ def _score_table(scores: pd.DataFrame, pairs: pd.DataFrame) -> Table:
     """Scores of the predictors, best in bold."""
     n_pairs = len(pairs) // len(scores)
     table = Table(
-        "predictor", "R2", "R2, 50 DE genes", "Pearson of the shift",
+        "predictor", *METRICS.values(),
         title=f"Mean expression of {n_pairs} held-out pairs against the noise-free truth", title_justify="left",
     )  # fmt: skip
     best = scores.max()
@@ -196,21 +204,18 @@ def _write(
     adata: AnnData,
     model: GraphVCI,
     effects: MarginalEffects,
-    pairs: pd.DataFrame,
-    predictors: dict[str, Predictor],
-    known: Truth,
+    evaluation: Evaluation,
     treatment: str,
     cell_type: str,
 ) -> None:
     """Write tables, figures and the AnnData with everything in its slot."""
-    pairs.to_csv(out / "scores.csv", index=False)
+    evaluation.pairs().to_csv(out / "scores.csv", index=False)
     effects.to_frame().to_csv(out / "effects.csv", index=False)
     stratum = {"cell_type": cell_type}
     networks = (SLOTS.GRN, SLOTS.GRN_REFINED, SLOTS.GRN_TRUE)
-    shifts = predicted_shifts(predictors, baselines=None, groupby="cell_type", truth=known)
     figures = {
         "history": pl.history(model, show=False, return_fig=True),
-        "held_out_shifts": pl.shift_scatter(shifts, show=False, return_fig=True),
+        "held_out_shifts": pl.shift_scatter(evaluation.shifts(), show=False, return_fig=True),
         "grn": pl.grn_adjacency(adata, keys=networks, show=False, return_fig=True),
         "effects_volcano": pl.effects_volcano(
             effects, treatment=treatment, stratum=stratum, show=False, return_fig=True

@@ -1,41 +1,251 @@
-"""Scores of predictors on held-out strata, beside simple baselines."""
+"""Scores of predictors on held-out strata, beside simple baselines and repeated experiments."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scgraphvci import baselines as simple
-from scgraphvci._constants import SPLITS
-from scgraphvci.baselines import Baseline, Predictor
-from scgraphvci.baselines._base import ScreenCoder
-from scgraphvci.data import OutcomeField, stratum_moments
-from scgraphvci.data._sources import source_cells
-from scgraphvci.metrics import pearson_shift, r2
+from scgraphvci._evaluation._conditions import held_out_conditions
+from scgraphvci._evaluation._contest import TRUTH, Contest
+from scgraphvci._evaluation._exports import to_cell_eval, to_pertpy
+from scgraphvci._evaluation._predictors import resolve
+from scgraphvci.baselines import Predictor
 
 if TYPE_CHECKING:
     from scgraphvci.datasets import Truth
 
-SIMPLE: dict[str, type[Any]] = {
-    "no change": simple.NoChange,
-    "train mean": simple.TrainMean,
-    "stratum mean": simple.StratumMean,
-    "context shift": simple.ContextShift,
-    "additive": simple.Additive,
-}
-METRICS = ("r2", "r2_de", "pearson_shift")
-_CODER_KEYS = (
-    "perturbation_key",
-    "control",
-    "dose_key",
-    "combination_sep",
-    "categorical_covariate_keys",
-    "split_key",
-)
+Protocol = Literal["matched", "paper"]
+
+
+class Evaluation:
+    """Predictions of held-out treatments, scored in every stratum beside what any score must be compared with.
+
+    A *condition* is a treatment in a stratum. For each, every predictor predicts once, starting from cells of the
+    stratum, and its mean profile and cells are scored against the held-out cells. Nothing of the truth (references,
+    gene lists, weights) comes from a prediction.
+
+    Parameters
+    ----------
+    models
+        A fitted predictor, or several by name. At least one is a model or baseline of this package: its set-up says
+        where treatments, covariates and the split are. Others need ``predict(treatment, indices=)``, with `dose` where
+        there are doses and `adata` for ``protocol="paper"``. Predictors with a method ``sample``, like that of
+        :meth:`scgraphvci.GraphVCI.sample`, are asked for draws where distributions are compared.
+    adata
+        The screen; the data of the first predictor that has some if None.
+    split
+        Which cells are the truth: "ood" or "test".
+    baselines
+        "simple" adds no change, train mean, stratum mean, context shift, additive and ridge PCA, fitted on train
+        cells; or None. Simple baselines among `models` under one of these names stand for it.
+    source
+        Treatment of the cells that predictions start from; "ood" cells never are.
+    groupby
+        Covariates whose joint levels are the strata; the set-up's categorical covariates if None.
+    layer
+        Layer with the truth, which added baselines read too; what the first predictor reads if None.
+    truth
+        Truth of a simulated screen: mean profiles are then scored against its noise-free means. Distributions are
+        compared with held-out cells all the same.
+    n_de
+        Number of genes of `r2_de`.
+    min_cells
+        Conditions with fewer held-out cells are scored, and flagged as thin.
+    n_bootstrap
+        Resamples of conditions behind the intervals.
+    duplicates
+        Whether to add the technical and the interpolated duplicate, what a repeated experiment would score.
+    protocol
+        "matched": predictions start from cells of the stratum. "paper": from those of all strata, their covariates
+        overwritten, as in Wu et al. (ICLR 2023).
+    seed
+        Of everything random.
+
+    Attributes
+    ----------
+    skipped
+        Held-out conditions that cannot be scored, with the `reason`.
+
+    Raises
+    ------
+    ValueError
+        If no condition can be scored, nothing says how the screen is set up, predictors read different scales, or a
+        prediction is not finite.
+    TypeError
+        If the data are not an AnnData.
+
+    Notes
+    -----
+    Models of counts are scored on log1p(counts / library * s), s being the standard library of the first of them (of
+    the simulator, with `truth`): so are the held-out counts; baselines are fitted on that, and predictions are drawn at
+    the libraries of the source cells.
+
+    Examples
+    --------
+    >>> import scgraphvci as sgv
+    >>> adata = sgv.datasets.simulate(n_cells=600, n_genes=60, n_perturbations=4, seed=0)
+    >>> shift = sgv.baselines.ContextShift(adata, categorical_covariate_keys=["cell_type"], split_key="split")
+    >>> evaluation = Evaluation({"mine": shift}, truth=sgv.datasets.truth(adata))
+    >>> evaluation.summary()["weighted_r2"].columns.tolist()[:4]
+    ['mean', 'ci_low', 'ci_high', 'difference']
+    """
+
+    def __init__(
+        self,
+        models: Predictor | Mapping[str, Predictor],
+        adata: AnnData | None = None,
+        split: str = "ood",
+        baselines: Literal["simple"] | None = "simple",
+        source: str = "control",
+        *,
+        groupby: Sequence[str] | str | None = None,
+        layer: str | None = None,
+        truth: Truth | None = None,
+        n_de: int = 50,
+        min_cells: int = 5,
+        n_bootstrap: int = 1000,
+        duplicates: bool = True,
+        protocol: Protocol = "matched",
+        seed: int = 0,
+    ) -> None:
+        if protocol not in get_args(Protocol):
+            msg = f"Unknown protocol {protocol!r}. Choose one of {get_args(Protocol)}."
+            raise ValueError(msg)
+        if n_bootstrap < 1:
+            msg = f"`n_bootstrap` must be at least 1, not {n_bootstrap}."
+            raise ValueError(msg)
+        screen, entrants = resolve(models, adata, baselines, groupby, layer, truth, seed)
+        conditions, self.skipped = held_out_conditions(screen, split, source, truth, n_de, min_cells)
+        self._contest = Contest(screen, entrants, conditions, seed, source if protocol == "paper" else None)
+        self._table = self._contest.score(n_bootstrap, duplicates=duplicates, noise_free=truth is not None)
+
+    def __repr__(self) -> str:
+        """Say what was evaluated."""
+        thin = int(self._table.labels["thin"].sum())
+        return (
+            f"Evaluation of {list(self._table.scores)} on {len(self._table.labels)} conditions, {thin} of them thin; "
+            f"{len(self.skipped)} skipped"
+        )
+
+    def pairs(self) -> pd.DataFrame:
+        """Return the scores of every condition.
+
+        Returns
+        -------
+        One row per condition and predictor: `predictor`, `kind` ("model", "baseline" or "duplicate"), `treatment`,
+        `dose`, one column per covariate, `n_cells`, `thin`, `n_significant` (genes that differ from control), and one
+        column per metric, NaN where it is not defined. :data:`scgraphvci.metrics.METRICS` describes them.
+        """
+        return self._table.pairs()
+
+    def summary(self) -> pd.DataFrame:
+        """Return means over conditions, with 95 % intervals from resampling conditions.
+
+        Returns
+        -------
+        One row per predictor, columns (metric, statistic). The statistics are `mean`, `ci_low`, `ci_high`; the paired
+        `difference` to the simple baseline of best mean, `difference_low`, `difference_high`, **positive where the
+        predictor is better**, whatever the direction of the metric; and `n`, the conditions in which the metric is
+        defined. ("size", ...) has the numbers of conditions, held-out cells and thin conditions. Two monitors of
+        collapse: ("mean_pairwise_correlation", "mean") of predicted shifts in a stratum, to compare with its "truth";
+        ("nearest_own", "mean"), the share of conditions whose prediction is nearest to its own true mean.
+        """
+        frame = self._table.summary()
+        similarity = self._contest.pairwise_correlations()
+        frame["mean_pairwise_correlation", "mean"] = [similarity.get(name, np.nan) for name in frame.index]
+        frame["mean_pairwise_correlation", "truth"] = similarity[TRUTH]
+        frame["nearest_own", "mean"] = [self._table.nearest_own(name) for name in frame.index]
+        return frame
+
+    def calibration(self) -> pd.DataFrame:
+        """Return what each metric can tell on these data.
+
+        Returns
+        -------
+        One row per metric: `drf`, the dynamic range fraction, `bds`, the bound discrimination score, `positive` and
+        `negative`, the better duplicate and the better of no change and train mean, which they compare, and `n`, the
+        conditions in which both are defined. See :func:`scgraphvci.metrics.dynamic_range_fraction`.
+        """
+        return self._table.calibration()
+
+    def headline(self) -> pd.DataFrame:
+        """Return the primary metrics of the models, and say which may be headlined.
+
+        Returns
+        -------
+        One row per model and primary metric: `predictor`, `metric`, `best_baseline`, the statistics of :meth:`summary`,
+        `drf`, and `headline`: False where the dynamic range fraction is below .2 or unknown, so that the metric cannot
+        tell a repeated experiment from a negative control on these data.
+
+        Raises
+        ------
+        ValueError
+            If the evaluation has no simple baselines.
+        """
+        return self._table.headline()
+
+    def shifts(self) -> pd.DataFrame:
+        """Return predicted and true shift from control of every gene; :func:`scgraphvci.pl.shift_scatter` draws them.
+
+        Returns
+        -------
+        One row per condition, predictor and gene: `predictor`, `treatment`, `dose`, one column per covariate,
+        `n_cells`, `gene`, `true`, `predicted`.
+        """
+        return self._contest.shifts()
+
+    def to_cell_eval(self, predictor: str, directory: str | Path | None = None) -> tuple[AnnData, AnnData]:
+        """Return predicted and real cells for cell-eval's ``MetricsEvaluator`` and command line.
+
+        Parameters
+        ----------
+        predictor
+            Whose predictions.
+        directory
+            Existing folder to write ``adata_pred.h5ad`` and ``adata_real.h5ad`` to; nothing is written if None.
+
+        Returns
+        -------
+        Predicted and real cells. Both hold the same control cells, those of the data. ``obs["target"]`` names the
+        treatment (with ``@dose``), "non-targeting" for control: cell-eval's defaults; ``obs["stratum"]`` the stratum.
+        Predicted values below 0, which cell-eval refuses, become 0, so that its scores can differ from those here.
+        cell-eval knows one control only: with several strata evaluate one at a time, or give it ``--celltype-col
+        stratum``.
+
+        Raises
+        ------
+        ValueError
+            If the predictor is unknown.
+        """
+        folder = None if directory is None else Path(directory)
+        return to_cell_eval(self._contest.screen, self._contest.conditions, self._contest.cells_of(predictor), folder)
+
+    def to_pertpy(self, predictor: str) -> AnnData:
+        """Return control, true and predicted cells for pertpy's distances.
+
+        Parameters
+        ----------
+        predictor
+            Whose predictions.
+
+        Returns
+        -------
+        AnnData with ``obs["condition"]`` (treatment and stratum) and ``obs["origin"]``: "control", "true" or
+        "predicted"; control cells are repeated in every condition of their stratum. ``obsm["X_pca"]`` is the basis in
+        which distributions are compared here. For one condition: ``Distance("edistance", obsm_key="X_pca").pairwise(
+        adata[adata.obs["condition"] == name], groupby="origin")``.
+
+        Raises
+        ------
+        ValueError
+            If the predictor is unknown.
+        """
+        return to_pertpy(self._contest.screen, self._contest.conditions, self._contest.cells_of(predictor))
 
 
 def evaluate(
@@ -50,275 +260,22 @@ def evaluate(
     truth: Truth | None = None,
     n_de: int = 50,
     min_cells: int = 5,
+    n_bootstrap: int = 1000,
+    duplicates: bool = True,
+    protocol: Protocol = "matched",
+    seed: int = 0,
 ) -> pd.DataFrame:
-    """Score predicted mean profiles of held-out treatments, averaged over pairs of stratum and treatment.
-
-    Parameters
-    ----------
-    models
-        A fitted predictor, or several by name. At least one is a model or baseline of this package: its set-up says
-        where treatments, covariates and the split are.
-    adata
-        The screen; the data of the first model if None.
-    split
-        Which cells are the truth: "ood" or "test".
-    baselines
-        "simple" adds no change, train mean, stratum mean, context shift and additive, fitted on train cells; or None.
-    source
-        Treatment of the cells that predictions start from, in the same stratum; "ood" cells never are.
-    groupby
-        Covariates whose joint levels are the strata of the score; the model's categorical covariates if None.
-    layer
-        Layer with the truth; where the models read expression if None. For count likelihoods, name a layer with counts
-        per median library, which is what they predict.
-    truth
-        Truth of a simulated screen: scores are then against its noise-free means.
-    n_de
-        Number of differentially expressed genes.
-    min_cells
-        Pairs with fewer held-out cells are left out.
-
-    Returns
-    -------
-    Frame of predictors x metrics: `r2`, `r2_de` (over the `n_de` genes of largest Welch t of held-out against control
-    cells of the stratum, or of largest true shift), `pearson_shift`, and `n_pairs`.
-
-    Raises
-    ------
-    ValueError
-        If no pair can be scored, or nothing says how the screen is set up.
+    """Score predictors on held-out conditions; :meth:`Evaluation.summary` with the parameters of :class:`Evaluation`.
 
     Examples
     --------
     >>> import scgraphvci as sgv
-    >>> from scgraphvci.evaluate import evaluate
     >>> adata = sgv.datasets.simulate(n_cells=600, n_genes=60, n_perturbations=4, seed=0)
     >>> shift = sgv.baselines.ContextShift(adata, categorical_covariate_keys=["cell_type"], split_key="split")
-    >>> scores = evaluate({"mine": shift}, baselines=None, truth=sgv.datasets.truth(adata))
-    >>> scores.columns.tolist()
-    ['r2', 'r2_de', 'pearson_shift', 'n_pairs']
+    >>> evaluate({"mine": shift}).index.tolist()[:3]
+    ['mine', 'no change', 'train mean']
     """
-    pairs = evaluate_pairs(
+    return Evaluation(
         models, adata, split, baselines, source, groupby=groupby, layer=layer, truth=truth, n_de=n_de,
-        min_cells=min_cells,
-    )  # fmt: skip
-    grouped = pairs.groupby("predictor", sort=False)
-    scores = grouped[list(METRICS)].mean()
-    scores["n_pairs"] = grouped.size()
-    return scores
-
-
-def evaluate_pairs(
-    models: Predictor | Mapping[str, Predictor],
-    adata: AnnData | None = None,
-    split: str = "ood",
-    baselines: Literal["simple"] | None = "simple",
-    source: str = "control",
-    *,
-    groupby: Sequence[str] | str | None = None,
-    layer: str | None = None,
-    truth: Truth | None = None,
-    n_de: int = 50,
-    min_cells: int = 5,
-) -> pd.DataFrame:
-    """Score every held-out pair of stratum and treatment; parameters are those of :func:`evaluate`.
-
-    Returns
-    -------
-    One row per pair and predictor: `predictor`, `treatment`, `dose`, one column per covariate, `n_cells`, `r2`,
-    `r2_de`, `pearson_shift`.
-    """
-    named, adata, setting = _resolve(models, adata, baselines, layer)
-    rows = []
-    for pair in _pairs(adata, setting, split, source, groupby, layer, truth, n_de, min_cells):
-        for name, model in named.items():
-            predicted = pair.predict(model)
-            de = pair.de_genes
-            scores = (
-                r2(pair.true, predicted),
-                r2(pair.true[de], predicted[de]),
-                pearson_shift(pair.true, predicted, pair.reference),
-            )
-            rows.append({"predictor": name, **pair.labels, **dict(zip(METRICS, scores, strict=True))})
-    return pd.DataFrame(rows)
-
-
-def predicted_shifts(
-    models: Predictor | Mapping[str, Predictor],
-    adata: AnnData | None = None,
-    split: str = "ood",
-    baselines: Literal["simple"] | None = "simple",
-    source: str = "control",
-    *,
-    groupby: Sequence[str] | str | None = None,
-    layer: str | None = None,
-    truth: Truth | None = None,
-    min_cells: int = 5,
-) -> pd.DataFrame:
-    """Predicted and true shift from control of every gene in every held-out pair.
-
-    :func:`scgraphvci.pl.shift_scatter` draws it. Parameters are those of :func:`evaluate`.
-
-    Returns
-    -------
-    One row per pair, predictor and gene: `predictor`, `treatment`, `dose`, one column per covariate, `n_cells`, `gene`,
-    `true`, `predicted`.
-    """
-    named, adata, setting = _resolve(models, adata, baselines, layer)
-    parts = [
-        pd.DataFrame(
-            {
-                "predictor": name,
-                **pair.labels,
-                "gene": adata.var_names,
-                "true": pair.true - pair.reference,
-                "predicted": pair.predict(model) - pair.reference,
-            }
-        )
-        for pair in _pairs(adata, setting, split, source, groupby, layer, truth, 1, min_cells)
-        for name, model in named.items()
-    ]
-    return pd.concat(parts, ignore_index=True)
-
-
-class _Pair(NamedTuple):
-    """A held-out pair of stratum and treatment.
-
-    Attributes
-    ----------
-    labels
-        Treatment, dose, levels of the stratum and number of held-out cells.
-    treatment, dose
-        What to predict.
-    sources
-        Cells to predict from.
-    true, reference
-        True mean profiles under the treatment and under control, shape ``(n_genes,)``.
-    de_genes
-        Positions of differentially expressed genes.
-    """
-
-    labels: dict[str, Any]
-    treatment: str
-    dose: str | None
-    sources: np.ndarray
-    true: np.ndarray
-    reference: np.ndarray
-    de_genes: np.ndarray
-
-    def predict(self, model: Predictor) -> np.ndarray:
-        """Mean prediction, shape ``(n_genes,)``."""
-        dose = {} if self.dose is None else {"dose": self.dose}
-        values = model.predict(self.treatment, indices=self.sources.tolist(), **dose).X
-        return np.asarray(values, dtype=np.float64).mean(axis=0)
-
-
-def _resolve(
-    models: Predictor | Mapping[str, Predictor],
-    adata: AnnData | None,
-    baselines: Literal["simple"] | None,
-    layer: str | None,
-) -> tuple[dict[str, Predictor], AnnData, dict[str, Any]]:
-    """Name the predictors, find the data and the set-up, and fit the baselines."""
-    named = dict(models) if isinstance(models, Mapping) else {type(models).__name__: models}
-    settings = [setting for setting in map(_settings, named.values()) if setting is not None]
-    if not settings:
-        msg = "No predictor says how the screen is set up. Add one of scgraphvci's baselines or models to `models`."
-        raise ValueError(msg)
-    setting = {key: settings[0][key] for key in (*_CODER_KEYS, "layer")}
-    if setting["split_key"] is None:
-        msg = "The set-up has no split column, so that no cell is held out. Set up with `split_key=`."
-        raise ValueError(msg)
-    if adata is None:
-        adata = settings[0]["adata"]
-    if adata is None:
-        msg = "The model holds no data. Pass `adata=`, or load the model with data."
-        raise ValueError(msg)
-    if layer is None:
-        counts = [name for name, model in named.items() if _predicts_counts(model)]
-        if counts:
-            msg = (
-                f"{counts} predict counts at the median training library, on which the registered counts are not. Pass "
-                "`layer=` with counts scaled to `model.module.library_size`, and `baselines=None` or baselines of it."
-            )
-            raise ValueError(msg)
-    if baselines == "simple":
-        named.update({name: cls(adata, **setting) for name, cls in SIMPLE.items() if name not in named})
-    elif baselines is not None:
-        msg = f"Unknown baselines {baselines!r}. Choose 'simple' or None."
-        raise ValueError(msg)
-    return named, adata, setting
-
-
-def _predicts_counts(model: Any) -> bool:
-    """Whether a predictor is a model with a likelihood for counts."""
-    return getattr(getattr(model, "module", None), "likelihood", "normal") != "normal"
-
-
-def _settings(model: Any) -> dict[str, Any] | None:
-    """Set-up and data of a model or baseline of this package; None of anything else."""
-    if isinstance(model, Baseline):
-        return {**model.settings, "adata": model.adata}
-    registry = getattr(model, "registry", None)
-    return {**registry["setup_args"], "adata": model.adata} if isinstance(registry, Mapping) else None
-
-
-def _pairs(
-    adata: AnnData,
-    setting: dict[str, Any],
-    split: str,
-    source: str,
-    groupby: Sequence[str] | str | None,
-    layer: str | None,
-    truth: Truth | None,
-    n_de: int,
-    min_cells: int,
-) -> Iterator[_Pair]:
-    """Yield the held-out pairs that can be scored: enough cells, and controls and source cells in the stratum."""
-    keys = setting["categorical_covariate_keys"] if groupby is None else groupby
-    keys = [keys] if isinstance(keys, str) else list(keys or [])
-    coder = ScreenCoder(**{**{key: setting[key] for key in _CODER_KEYS}, "categorical_covariate_keys": keys})
-    codes, splits = coder.code(adata), coder.split(adata)
-    size = len(codes.strata), len(codes.table.design)
-    is_source = np.zeros(adata.n_obs, dtype=bool)
-    is_source[source_cells(codes.table, codes.condition, source, None)] = True
-
-    matrix = OutcomeField(setting["layer"] if layer is None else layer).get_field_data(adata)
-    held_out = stratum_moments(matrix, codes.stratum, codes.condition, *size, np.flatnonzero(splits == split))
-    controls = np.flatnonzero((codes.condition == 0) & (splits != SPLITS.OOD))
-    control = stratum_moments(matrix, codes.stratum, codes.condition, *size, controls)
-
-    n_pairs = 0
-    for stratum, condition in zip(*np.nonzero(held_out.row[:, 1:] >= 0), strict=True):
-        condition += 1
-        row, base = held_out.row[stratum, condition], control.row[stratum, 0]
-        sources = np.flatnonzero(is_source & (codes.stratum == stratum) & (splits != SPLITS.OOD))
-        if held_out.n_cells[row] < min_cells or base < 0 or sources.size == 0:
-            continue
-        n_pairs += 1
-        treatment, dose = codes.table.names[condition], codes.table.doses[condition] or None
-        levels = codes.strata.iloc[stratum].to_dict()
-        true, reference = held_out.mean[row].astype(np.float64), control.mean[base].astype(np.float64)
-        error = np.sqrt(
-            held_out.variance[row] / held_out.n_cells[row] + control.variance[base] / control.n_cells[base] + 1e-12
-        )
-        if truth is not None:
-            true = _true_mean(truth, treatment, dose, levels)
-            reference = _true_mean(truth, "control", None, levels)
-            error = np.ones_like(true)
-        de_genes = np.argsort(-np.abs(true - reference) / error, kind="stable")[:n_de]
-        labels = {"treatment": treatment, "dose": dose or "", **levels, "n_cells": int(held_out.n_cells[row])}
-        yield _Pair(labels, treatment, dose, sources, true, reference, de_genes)
-    if n_pairs == 0:
-        msg = (
-            f"No pair of stratum and treatment has {min_cells} {split!r} cells, and controls and {source!r} cells that "
-            "are not held out. Lower `min_cells`, or choose a coarser `groupby`."
-        )
-        raise ValueError(msg)
-
-
-def _true_mean(truth: Truth, treatment: str, dose: str | None, levels: dict[str, Any]) -> np.ndarray:
-    """Noise-free mean of a stratum."""
-    means = truth.stratum_mean(treatment, list(levels), dose)
-    level = tuple(levels.values())
-    return means.loc[level if len(level) > 1 else level[0]].to_numpy(dtype=np.float64)
+        min_cells=min_cells, n_bootstrap=n_bootstrap, duplicates=duplicates, protocol=protocol, seed=seed,
+    ).summary()  # fmt: skip

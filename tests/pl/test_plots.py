@@ -59,7 +59,7 @@ def test_shift_scatter_panels():
     assert axes[0].get_xlim()[1] > np.abs(true).max()
     with pytest.raises(KeyError, match="'nobody'"):
         pl.shift_scatter(frame, predictors="nobody")
-    with pytest.raises(KeyError, match="predicted_shifts"):
+    with pytest.raises(KeyError, match="Evaluation.shifts"):
         pl.shift_scatter(frame.drop(columns="true"))
 
 

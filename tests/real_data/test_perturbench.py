@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 
 import scgraphvci as sgv
-from scgraphvci.evaluate import evaluate_pairs
 
 pytestmark = pytest.mark.real_data
 
@@ -44,7 +43,7 @@ def test_combinations_are_sums_of_members(model):
 
 
 def test_unseen_combinations_are_predicted(model):
-    pairs = evaluate_pairs({"model": model})
+    pairs = sgv.Evaluation({"model": model}).pairs()
     assert set(pairs["treatment"]) == set(COMBINATIONS)
     assert set(pairs["dose"]) == {"1+1"}
     scores = pairs.groupby("predictor")[["r2", "pearson_shift"]].mean()

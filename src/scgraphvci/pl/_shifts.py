@@ -25,7 +25,7 @@ def shift_scatter(
     Parameters
     ----------
     shifts
-        Columns `predictor`, `true`, `predicted`, as :func:`scgraphvci.evaluate.predicted_shifts` returns them.
+        Columns `predictor`, `true`, `predicted`, as :meth:`scgraphvci.Evaluation.shifts` returns them.
     predictors
         Which to draw, in this order; all if None.
     ax, figsize, show, return_fig
@@ -47,7 +47,7 @@ def shift_scatter(
     """
     missing = [name for name in ("predictor", "true", "predicted") if name not in shifts]
     if missing:
-        msg = f"`shifts` has no column {missing}. Make it with `scgraphvci.evaluate.predicted_shifts`."
+        msg = f"`shifts` has no column {missing}. Make it with `scgraphvci.Evaluation.shifts`."
         raise KeyError(msg)
     known = list(dict.fromkeys(shifts["predictor"]))
     names = known if predictors is None else [predictors] if isinstance(predictors, str) else list(predictors)

@@ -1,0 +1,164 @@
+"""Tables of scores: by condition, averaged with intervals, calibrated, and what may be headlined."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from scgraphvci._evaluation._bootstrap import mean_and_interval, resampling_weights
+from scgraphvci._evaluation._duplicates import DUPLICATES
+from scgraphvci._evaluation._scores import COLUMNS
+from scgraphvci.metrics import METRICS, bound_discrimination_score, dynamic_range_fraction
+
+NEGATIVE_CONTROLS = ("no change", "train mean")
+MIN_DYNAMIC_RANGE = 0.2  # below, a metric cannot tell a repeated experiment from a negative control
+SUMMARY = ("mean", "ci_low", "ci_high", "difference", "difference_low", "difference_high", "n")
+
+
+class Calibration(NamedTuple):
+    """What a metric can tell on some data: see :meth:`scgraphvci.Evaluation.calibration`."""
+
+    drf: float
+    bds: float
+    positive: str | None
+    negative: str | None
+    n: int
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores of every predictor in every condition.
+
+    Attributes
+    ----------
+    labels
+        What the conditions are, one row each.
+    scores
+        By predictor, one row per condition and one column per metric.
+    kinds
+        "model", "baseline" or "duplicate" by predictor.
+    n_bootstrap, seed
+        Number and seed of the resamples.
+    """
+
+    labels: pd.DataFrame
+    scores: Mapping[str, pd.DataFrame]
+    kinds: Mapping[str, str]
+    n_bootstrap: int
+    seed: int
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """Resamples of conditions, the same for all predictors and metrics."""
+        return resampling_weights(len(self.labels), self.n_bootstrap, self.seed)
+
+    def names(self, kind: str) -> list[str]:
+        """Predictors of a kind."""
+        return [name for name in self.scores if self.kinds[name] == kind]
+
+    def values(self, name: str, metric: str) -> np.ndarray:
+        """Scores of a predictor, shape ``(n_conditions,)``."""
+        return self.scores[name][metric].to_numpy(dtype=np.float64)
+
+    def pairs(self) -> pd.DataFrame:
+        """One row per condition and predictor."""
+        parts = [
+            pd.concat([self.labels, self.scores[name]], axis=1).assign(predictor=name, kind=self.kinds[name])
+            for name in self.scores
+        ]
+        pairs = pd.concat(parts).sort_index(kind="stable").reset_index(drop=True)
+        return pairs[["predictor", "kind", *self.labels.columns, *COLUMNS]]
+
+    def best_baseline(self, metric: str, names: list[str] | None = None) -> str | None:
+        """Name of the simple baseline, or of those given, with the best mean; None without one."""
+        higher = METRICS[metric].higher_is_better
+        names = self.names("baseline") if names is None else names
+        means = {name: value for name in names if np.isfinite(value := _nanmean(self.values(name, metric)))}
+        if higher is None or not means:
+            return None
+        return max(means, key=lambda name: means[name] if higher else -means[name])
+
+    def statistics(self, name: str, metric: str) -> dict[str, float]:
+        """Mean of a predictor, its difference to the best simple baseline, and their intervals."""
+        values = self.values(name, metric)
+        best = self.best_baseline(metric)
+        difference = (np.nan,) * 3
+        if best is not None:
+            sign = 1 if METRICS[metric].higher_is_better else -1
+            difference = mean_and_interval(sign * (values - self.values(best, metric)), self.weights)
+        numbers = (*mean_and_interval(values, self.weights), *difference, int(np.isfinite(values).sum()))
+        return dict(zip(SUMMARY, numbers, strict=True))
+
+    def summary(self) -> pd.DataFrame:
+        """One row per predictor; columns (metric, statistic)."""
+        size = {
+            "n_conditions": len(self.labels),
+            "n_cells": int(self.labels["n_cells"].sum()),
+            "n_thin": int(self.labels["thin"].sum()),
+        }
+        rows = [
+            [*size.values(), *(x for m in COLUMNS for x in self.statistics(name, m).values())] for name in self.scores
+        ]
+        columns = [*(("size", number) for number in size), *((m, statistic) for m in COLUMNS for statistic in SUMMARY)]
+        return pd.DataFrame(
+            rows,
+            index=pd.Index(list(self.scores), name="predictor"),
+            columns=pd.MultiIndex.from_tuples(columns, names=["metric", "statistic"]),
+        )
+
+    def nearest_own(self, name: str) -> float:
+        """Share of conditions in which no other true mean is nearer than the own one."""
+        accuracy = self.values(name, "centroid_accuracy")
+        return _nanmean(np.where(np.isfinite(accuracy), accuracy == 1, np.nan))
+
+    def calibrate(self, metric: str) -> Calibration:
+        """How far a metric tells the better duplicate from the better negative control."""
+        info = METRICS[metric]
+        positive = self.best_baseline(metric, [name for name in DUPLICATES if name in self.scores])
+        negative = self.best_baseline(metric, [name for name in NEGATIVE_CONTROLS if name in self.scores])
+        if positive is None or negative is None or info.higher_is_better is None:
+            return Calibration(np.nan, np.nan, positive, negative, 0)
+        good, bad = self.values(positive, metric), self.values(negative, metric)
+        both = np.isfinite(good) & np.isfinite(bad)
+        good, bad = good[both], bad[both]
+        if not both.any():
+            return Calibration(np.nan, np.nan, positive, negative, 0)
+        return Calibration(
+            drf=dynamic_range_fraction(float(good.mean()), float(bad.mean()), info.perfect),
+            bds=bound_discrimination_score(good, bad, info.higher_is_better),
+            positive=positive,
+            negative=negative,
+            n=int(both.sum()),
+        )
+
+    def calibration(self) -> pd.DataFrame:
+        """One row per metric."""
+        rows = [self.calibrate(metric) for metric in COLUMNS]
+        return pd.DataFrame(rows, index=pd.Index(COLUMNS, name="metric"))
+
+    def headline(self) -> pd.DataFrame:
+        """Primary metrics of the models against the best baseline, and which of them may be headlined."""
+        if not self.names("baseline"):
+            msg = (
+                "No headline without simple baselines: a score alone says nothing. Evaluate with `baselines='simple'`."
+            )
+            raise ValueError(msg)
+        rows = []
+        for metric in (name for name in COLUMNS if METRICS[name].role == "primary"):
+            drf = self.calibrate(metric).drf
+            usable = {"drf": drf, "headline": drf >= MIN_DYNAMIC_RANGE}
+            best = self.best_baseline(metric)
+            for name in self.names("model"):
+                about = {"predictor": name, "metric": metric, "best_baseline": best}
+                rows.append({**about, **self.statistics(name, metric), **usable})
+        return pd.DataFrame(rows, columns=["predictor", "metric", "best_baseline", *SUMMARY, "drf", "headline"])
+
+
+def _nanmean(values: np.ndarray) -> float:
+    known = np.isfinite(values)
+    return float(values[known].mean()) if known.any() else float("nan")
