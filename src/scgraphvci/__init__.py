@@ -6,12 +6,13 @@ from importlib.metadata import version
 
 from scvi import settings
 
-from scgraphvci import baselines, datasets, grn, metrics, pl, tl
+from scgraphvci import baselines, datasets, grn, metrics, pl, pp, tl
 from scgraphvci.estimate import MarginalEffects
-from scgraphvci.evaluate import evaluate
+from scgraphvci.evaluate import Evaluation, evaluate
 from scgraphvci.model import GraphVCI, GRNRefiner
 
 __all__ = [
+    "Evaluation",
     "GRNRefiner",
     "GraphVCI",
     "MarginalEffects",
@@ -22,6 +23,7 @@ __all__ = [
     "grn",
     "metrics",
     "pl",
+    "pp",
     "settings",
     "tl",
 ]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
+from rich.logging import RichHandler
 
 from scgraphvci import __version__
 from scgraphvci._demo import run_demo
+from scgraphvci._reproduce import add_options, reproduce_table1, reproduce_table2, to_experiment
 
 USAGE_ERROR = 2
 
@@ -53,6 +57,15 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to; made if missing")
     demo.add_argument("--seed", type=int, default=0, help="same seed, same result (default: %(default)s)")
     demo.set_defaults(command=_demo)
+    reproduce = commands.add_parser(
+        "reproduce",
+        help="make a table of the paper on any screen",
+        description="Train the models of the paper and score them beside simple baselines on strata where treatments "
+        "were held out (table1), or compare estimators of average effects while a model trains (table2). Writes csv "
+        "and markdown.",
+    )
+    add_options(reproduce)
+    reproduce.set_defaults(command=_reproduce)
     return parser
 
 
@@ -67,6 +80,43 @@ def _demo(options: argparse.Namespace) -> int:
         return USAGE_ERROR
     run_demo(options.out, options.seed, Console())
     return 0
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    errors = Console(stderr=True)
+    try:
+        experiment = to_experiment(options)
+        experiment.check()
+    except (KeyError, ValueError, OSError) as error:
+        reason = error.args[0] if isinstance(error, KeyError) else error
+        errors.print(f"scgraphvci reproduce: {reason}", markup=False)
+        return USAGE_ERROR
+    problem = _not_writable(options.out)
+    if problem:
+        errors.print(f"scgraphvci reproduce: cannot write to --out {options.out}: {problem}.", markup=False)
+        return USAGE_ERROR
+    tables = {"table1": reproduce_table1, "table2": reproduce_table2}
+    with _progress(errors):
+        report = tables[options.table](experiment)
+    console = Console()
+    report.print(console)
+    for path in report.write(options.out, options.table):
+        console.print(f"Wrote {path}", markup=False, highlight=False)
+    return 0
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[None]:
+    """Show what the package logs; the logger is put back."""
+    logger = logging.getLogger("scgraphvci")
+    handler, level = RichHandler(console=console, show_path=False), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _not_writable(folder: Path) -> str | None:

@@ -1,0 +1,204 @@
+"""What the tables share: data by seed and split, and models fitted by name."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
+
+import anndata as ad
+import pandas as pd
+from anndata import AnnData
+
+from scgraphvci import datasets, grn, tl
+from scgraphvci._constants import SLOTS
+from scgraphvci._quiet import quiet_training
+from scgraphvci._reproduce._recipes import SPLIT_KEY, Recipe
+from scgraphvci.baselines import AE, CEVAE, CPA, GANITE
+from scgraphvci.baselines._base import ScreenCoder
+from scgraphvci.datasets import Truth
+from scgraphvci.model import GraphVCI
+
+logger = logging.getLogger(__name__)
+
+
+class Contender(NamedTuple):
+    """A model that can be asked for by name.
+
+    Attributes
+    ----------
+    cls
+        Its class.
+    grn_key
+        Network it reads from ``varp``, or None.
+    options
+        Arguments of the model.
+    """
+
+    cls: type[Any]
+    grn_key: str | None = None
+    options: Mapping[str, Any] = MappingProxyType({})
+
+
+REFINED = "GraphVCI-refined"
+MODELS: dict[str, Contender] = {
+    "AE": Contender(AE),
+    "CEVAE": Contender(CEVAE),
+    "GANITE": Contender(GANITE),
+    "CPA": Contender(CPA),
+    "VCI": Contender(GraphVCI),
+    "GraphVCI": Contender(GraphVCI, SLOTS.GRN),
+    REFINED: Contender(GraphVCI, SLOTS.GRN_REFINED),
+    "GraphVCI-paper": Contender(GraphVCI, SLOTS.GRN, {"preset": "paper"}),
+}
+GRAPH_MODELS = [name for name, contender in MODELS.items() if contender.grn_key is not None]
+EFFECT_MODELS = [name for name, contender in MODELS.items() if contender.cls is GraphVCI]
+FAST_EPOCHS = 2
+FAST_SCREEN: dict[str, Any] = {"n_cells": 400, "n_genes": 80, "n_perturbations": 4, "n_cell_types": 2, "n_donors": 2}
+
+
+class Split(NamedTuple):
+    """One run's data.
+
+    Attributes
+    ----------
+    seed
+        Of the run.
+    name
+        What is held out.
+    adata
+        Log-normalised data with ``obs["split"]``.
+    truth
+        Truth of a simulated screen.
+    """
+
+    seed: int
+    name: str
+    adata: AnnData
+    truth: Truth | None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What to run.
+
+    Attributes
+    ----------
+    recipe
+        Columns, preparation and splits.
+    data
+        An .h5ad file; None to simulate.
+    network
+        Table with columns `source`, `target` and optionally `weight`; None if the data hold ``varp["grn"]``.
+    models
+        Names of models, of :data:`MODELS`.
+    n_seeds
+        Number of runs.
+    max_epochs
+        Of every model; their own defaults if None.
+    protocol
+        How predictions start, as in :class:`scgraphvci.Evaluation`.
+    fast
+        Check the machinery: two epochs, a tiny simulated screen, the first split only.
+    """
+
+    recipe: Recipe
+    data: Path | None
+    network: Path | None = None
+    models: tuple[str, ...] = ("AE", "CEVAE", "GANITE", "CPA", "VCI", "GraphVCI")
+    n_seeds: int = 5
+    max_epochs: int | None = None
+    protocol: Literal["matched", "paper"] = "matched"
+    fast: bool = False
+
+    @property
+    def epochs(self) -> int | None:
+        """Epochs of every model, None for its default."""
+        return FAST_EPOCHS if self.fast and self.max_epochs is None else self.max_epochs
+
+    def check(self) -> None:
+        """Find what is wrong with the columns or the network before anything large is read.
+
+        Raises
+        ------
+        OSError
+            If a file cannot be read.
+        KeyError
+            If a column is missing.
+        ValueError
+            If the control has no cells, or a model needs a network and there is none.
+        """
+        if self.data is None:
+            return
+        adata = ad.read_h5ad(self.data, backed="r")
+        obs, has_network = adata.obs, self.network is not None or SLOTS.GRN in adata.varp
+        adata.file.close()
+        coder = {key: value for key, value in self.recipe.setup.items() if key != "split_key"}
+        ScreenCoder(**coder, split_key=None).code(AnnData(obs=obs))
+        needy = [name for name in self.models if name in GRAPH_MODELS]
+        if needy and not has_network:
+            msg = f"{needy} read a network and varp[{SLOTS.GRN!r}] holds none. Give one, or leave these models out."
+            raise ValueError(msg)
+        if self.network is not None and not self.network.is_file():
+            msg = f"No file {self.network}."
+            raise FileNotFoundError(msg)
+
+    def splits(self) -> Iterator[Split]:
+        """Yield the data of every seed and split. The object stays the same where only the split differs."""
+        full = None if self.data is None else self._read(self.data)
+        for seed in range(self.n_seeds):
+            adata = datasets.simulate(**FAST_SCREEN if self.fast else {}, seed=seed) if full is None else full
+            truth = datasets.truth(adata) if full is None else None
+            for name in self.recipe.splits(adata, self.recipe, seed):
+                logger.info("Seed %d, held out: %s. %s", seed, name, describe(adata))
+                if REFINED in self.models:
+                    self._refine(adata, seed)
+                yield Split(seed, name, adata, truth)
+                if self.fast:
+                    break
+
+    def fit(self, name: str, split: Split, **train_kwargs: Any) -> tuple[Any, float]:
+        """Set up and train a model; return it with the seconds it took."""
+        contender, setup = MODELS[name], self.recipe.setup
+        if contender.grn_key is not None:
+            setup["grn_key"] = contender.grn_key
+        with quiet_training(split.seed):
+            contender.cls.setup_anndata(split.adata, **setup)
+            model = contender.cls(split.adata, **contender.options)
+            start = time.perf_counter()
+            model.train(max_epochs=self.epochs, enable_progress_bar=False, **train_kwargs)
+        return model, time.perf_counter() - start
+
+    def _read(self, path: Path) -> AnnData:
+        adata = ad.read_h5ad(path)
+        adata = adata if self.recipe.prepare is None else self.recipe.prepare(adata)
+        if self.network is not None:
+            separator = "\t" if ".tsv" in self.network.suffixes else ","
+            report = grn.add_grn(adata, pd.read_csv(self.network, sep=separator), SLOTS.GRN)
+            logger.info("%s", report)
+        return adata
+
+    def _refine(self, adata: AnnData, seed: int) -> None:
+        """Refine the prior with the training cells of this split."""
+        start = time.perf_counter()
+        with quiet_training(seed):
+            tl.refine_grn(
+                adata,
+                split_key=SPLIT_KEY,
+                categorical_covariate_keys=list(self.recipe.covariates),
+                max_epochs=FAST_EPOCHS if self.fast else None,
+                seed=seed,
+                enable_progress_bar=False,
+            )
+        logger.info("Network refined in %.0f s", time.perf_counter() - start)
+
+
+def describe(adata: AnnData) -> str:
+    """Return sizes of the data and the split."""
+    parts = adata.obs[SPLIT_KEY].value_counts()
+    counts = ", ".join(f"{parts[part]:,} {part}" for part in ("train", "test", "ood") if part in parts)
+    return f"{adata.n_obs:,} cells x {adata.n_vars:,} genes ({counts})"

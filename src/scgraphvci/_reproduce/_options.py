@@ -1,0 +1,135 @@
+"""Words of the command line, and the experiment they describe."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from scgraphvci._reproduce._experiment import EFFECT_MODELS, MODELS, REFINED, Experiment
+from scgraphvci._reproduce._recipes import RECIPES, Recipe, Splits, hold_out_category
+
+SIMULATED = "simulated"
+TABLES = ("table1", "table2")
+DEFAULT_MODELS = {"table1": ("AE", "CEVAE", "GANITE", "CPA", "VCI", "GraphVCI"), "table2": ("GraphVCI",)}
+N_HARDEST = 20
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `scgraphvci reproduce`."""
+    parser.add_argument("table", choices=TABLES, help="accuracy on held-out strata, or estimators during training")
+    parser.add_argument(
+        "--data", required=True, metavar=f"FILE|{SIMULATED}", help="an .h5ad file, or simulated screens"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to; made if missing")
+    parser.add_argument(
+        "--preset",
+        choices=[name for name in RECIPES if name != SIMULATED],
+        help="columns and splits of a known data set",
+    )
+    parser.add_argument("--grn", type=Path, metavar="FILE", help="network: .csv or .tsv with source, target[, weight]")
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), metavar="NAME", help=f"of {', '.join(MODELS)}")
+    parser.add_argument("--refine", action="store_true", help=f"add {REFINED}: the network refined in each run")
+    parser.add_argument("--protocol", choices=("matched", "paper"), default="matched", help="how predictions start")
+    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="number of runs (default: %(default)s)")
+    parser.add_argument(
+        "--max-epochs", type=int, metavar="N", help="epochs of every model; its own default if left out"
+    )
+    parser.add_argument(
+        "--fast", action="store_true", help="only try it: one run, one split, two epochs, tiny simulation"
+    )
+    columns = parser.add_argument_group("columns of obs", "needed without --preset; with it they replace its own")
+    columns.add_argument("--perturbation-key", metavar="COLUMN")
+    columns.add_argument("--control", metavar="LEVEL")
+    columns.add_argument("--covariates", nargs="+", metavar="COLUMN")
+    columns.add_argument("--dose-key", metavar="COLUMN")
+    columns.add_argument("--combination-sep", metavar="TEXT", help="joins the members of a combination")
+    columns.add_argument(
+        "--held-out-category",
+        nargs="+",
+        metavar="COLUMN=LEVEL",
+        help="where treatments are held out, such as line=MCF7",
+    )
+    columns.add_argument(
+        "--n-hardest", type=int, metavar="N",
+        help=f"treatments to hold out of --held-out-category (default: {N_HARDEST})",
+    )  # fmt: skip
+
+
+def to_experiment(options: argparse.Namespace) -> Experiment:
+    """Turn options into an experiment.
+
+    Raises
+    ------
+    ValueError
+        If options are missing, or do not go together.
+    """
+    for name in ("seeds", "max_epochs"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            msg = f"--{name.replace('_', '-')} must be at least 1, not {value}."
+            raise ValueError(msg)
+    models = tuple(options.models or DEFAULT_MODELS[options.table])
+    if options.refine and REFINED not in models:
+        models += (REFINED,)
+    without = [name for name in models if name not in EFFECT_MODELS]
+    if options.table == "table2" and without:
+        msg = f"{without} have no marginal effects: table2 takes {', '.join(EFFECT_MODELS)}."
+        raise ValueError(msg)
+    if options.table == "table2" and options.protocol != "matched":
+        msg = f"--protocol {options.protocol} is about predictions of held-out treatments: it goes with table1 only."
+        raise ValueError(msg)
+    return Experiment(
+        recipe=_recipe(options),
+        data=None if options.data == SIMULATED else Path(options.data),
+        network=options.grn,
+        models=models,
+        n_seeds=1 if options.fast else options.seeds,
+        max_epochs=options.max_epochs,
+        protocol=options.protocol,
+        fast=options.fast,
+    )
+
+
+def _recipe(options: argparse.Namespace) -> Recipe:
+    """The preset with what the options replace, or a recipe made of options."""
+    given = {
+        "perturbation_key": options.perturbation_key,
+        "control": options.control,
+        "covariates": None if options.covariates is None else tuple(options.covariates),
+        "dose_key": options.dose_key,
+        "combination_sep": options.combination_sep,
+        "splits": _splits(options),
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if options.data == SIMULATED:
+        if given or options.preset or options.grn:
+            msg = "Simulated screens have their own columns, split and network: leave --preset, --grn and columns out."
+            raise ValueError(msg)
+        return RECIPES[SIMULATED]
+    if options.preset:
+        return replace(RECIPES[options.preset], **given)
+    words = {"perturbation_key", "control", "covariates"} - set(given)
+    missing = [f"--{word.replace('_', '-')}" for word in sorted(words)]
+    missing += [] if "splits" in given else ["--held-out-category"]
+    if missing:
+        msg = f"Without --preset, {', '.join(missing)} must be given. Presets: {', '.join(RECIPES)}."
+        raise ValueError(msg)
+    return Recipe(**given, note=f"{Path(options.data).name}; held out of {', '.join(options.held_out_category)}.")
+
+
+def _splits(options: argparse.Namespace) -> Splits | None:
+    """The split by category that the options ask for, if they do."""
+    if not options.held_out_category:
+        if options.n_hardest is not None:
+            msg = "--n-hardest goes with --held-out-category."
+            raise ValueError(msg)
+        return None
+    category = {}
+    for word in options.held_out_category:
+        column, equals, level = word.partition("=")
+        if not (column and equals and level):
+            msg = f"--held-out-category {word!r} must look like COLUMN=LEVEL."
+            raise ValueError(msg)
+        category[column] = level
+    return hold_out_category(category, N_HARDEST if options.n_hardest is None else options.n_hardest)
