@@ -11,10 +11,7 @@ from scipy import sparse
 from scgraphvci.data._read import BLOCK_VALUES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-CELLS_OF_HETEROGENEITY = 50.0  # strata differ truly as much as means of so many cells differ by chance
-RIDGE_CELLS = 2.0  # shrinkage of offsets and shifts, as if so many cells had shown none
+    from collections.abc import Iterator
 
 
 @dataclass(frozen=True)
@@ -83,76 +80,6 @@ class StratumMoments:
             pooled = (self.variance[rows] * n).sum(axis=0) / n.sum()
             shrunken[rows] = (n * self.variance[rows] + prior_cells * pooled) / (n + prior_cells)
         return shrunken
-
-
-@dataclass(frozen=True)
-class AdditiveModel:
-    """Additive fit to stratum means: intercept + an offset per covariate level + a shift per perturbation.
-
-    Attributes
-    ----------
-    intercept
-        Shape ``(n_genes,)``.
-    offsets
-        One array ``(n_levels, n_genes)`` per covariate.
-    shift
-        Shape ``(n_perturbations, n_genes)``; 0 for perturbations never seen beside control.
-    """
-
-    intercept: np.ndarray
-    offsets: list[np.ndarray]
-    shift: np.ndarray
-
-
-def fit_additive(
-    moments: StratumMoments, design: np.ndarray, strata: np.ndarray, n_levels: Sequence[int], *, log: bool
-) -> AdditiveModel:
-    r"""Fit the additive model by two weighted ridge regressions.
-
-    Shifts come first, from the shifts of stratum means from their own control, so that strata lacking a treatment
-    cannot bias them. A stratum with :math:`n_1` treated and :math:`n_0` control cells has the weight
-    :math:`(1 / n_1 + 1 / n_0 + 1 / 50)^{-1}`: sampling error counts, but strata differ truly too, so that the largest
-    cannot own the fit. Offsets then come from the means less their shifts.
-
-    Parameters
-    ----------
-    moments
-        Moments of the training cells.
-    design
-        Treatment vectors, shape ``(n_conditions, n_perturbations)``; row 0 is control.
-    strata
-        Level codes of each stratum, shape ``(n_strata, n_covariates)``.
-    n_levels
-        Levels of each covariate.
-    log
-        Fit log means (counts) rather than means.
-    """
-    mean = np.log(moments.mean + 0.5 / moments.n_cells[:, None]) if log else moments.mean.astype(np.float64)
-    stratum, condition = np.nonzero(moments.row >= 0)
-    row = moments.row[stratum, condition]
-    control = moments.row[stratum, 0]
-    paired = (condition > 0) & (control >= 0)
-    n_treated, n_control = moments.n_cells[row[paired]], moments.n_cells[control[paired]]
-    shift = _ridge(
-        design[condition[paired]],
-        mean[row[paired]] - mean[control[paired]],
-        1 / (1 / n_treated + 1 / n_control + 1 / CELLS_OF_HETEROGENEITY),
-    )
-    level = mean[row] - design[condition] @ shift
-    weight = moments.n_cells[row].astype(np.float64)
-    intercept = np.average(level, axis=0, weights=weight)
-    indicators = [np.eye(n)[strata[stratum, j]] for j, n in enumerate(n_levels)]
-    indicator = np.concatenate(indicators or [level[:, :0]], axis=1)
-    stacked = _ridge(indicator, level - intercept, weight)
-    offsets = np.split(stacked.astype(np.float32), np.cumsum(n_levels)[:-1]) if len(n_levels) else []
-    return AdditiveModel(intercept.astype(np.float32), offsets, shift.astype(np.float32))
-
-
-def _ridge(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Coefficients of a weighted ridge regression, shape ``(x.shape[1], y.shape[1])``."""
-    x = x.astype(np.float64)
-    gram = x.T @ (weight[:, None] * x) + RIDGE_CELLS * np.eye(x.shape[1])
-    return np.linalg.solve(gram, x.T @ (weight[:, None] * y))
 
 
 def stratum_moments(

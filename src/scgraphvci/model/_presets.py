@@ -54,7 +54,7 @@ PRESETS: dict[Preset, Settings] = {
             "n_covariate_embedding": 16,
             "n_graph_hidden": 128,
             "n_graph_layers": 1,
-            "additive": False,
+            "baseline": False,
             "residual_input": False,
             "covariate_weight": 50.0,
         },

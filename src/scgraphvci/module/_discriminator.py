@@ -39,5 +39,5 @@ class Discriminator(nn.Module):
         """Return the log-odds that an outcome (on the model's scale) was observed, shape ``(n_cells,)``."""
         covariates = module.covariates(levels, continuous).detach()
         condition = self.condition(torch.cat([treatment, covariates], dim=1))
-        hidden = torch.cat([self.outcome(module.to_input(outcome, treatment)), condition], dim=1)
+        hidden = torch.cat([self.outcome(module.to_input(outcome, treatment, levels)), condition], dim=1)
         return self.logit(self.mlp(hidden)).squeeze(1)

@@ -10,8 +10,8 @@ from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import nn
 
 from scgraphvci._constants import KEYS
-from scgraphvci.data._moments import fit_additive
-from scgraphvci.module._additive import AdditiveBaseline
+from scgraphvci.data._mean_model import fit_mean_model
+from scgraphvci.module._baseline import MeanBaseline
 from scgraphvci.module._graph import GraphEncoder
 from scgraphvci.module._likelihood import (
     MIN_SCALE,
@@ -41,7 +41,8 @@ DROPOUT_LOGIT = -3.0  # zero inflation starts at 5 %: NB explains most zeros, an
 COUNTERFACTUAL_KEY = "counterfactual_treatment"  # treatment vectors t', (n_cells, n_perturbations)
 TARGET_MEAN_KEY = "target_mean"  # moments of (x, t'), (n_cells, n_genes)
 TARGET_VARIANCE_KEY = "target_variance"
-TARGET_ROW_KEY = "target_row"  # row of (x, t') in the moments, -1 where never observed, (n_cells,)
+TARGET_SET_KEY = "target_set"  # code of (x, t'): cells with the same one form a set, (n_cells,)
+TARGET_KNOWN_KEY = "target_known"  # whether there are moments of (x, t'), (n_cells,)
 
 
 class GraphVCIModule(BaseModuleClass):
@@ -74,10 +75,11 @@ class GraphVCIModule(BaseModuleClass):
         leaves single cells free to differ; or "cell", each counterfactual by itself, as in the paper.
     kernel_bandwidth
         Kernel width: "gene" for each gene's standard deviation within strata and treatments, or a number.
-    additive
-        Whether the decoder's mean has a gene intercept, covariate offsets and a linear treatment shift.
+    baseline
+        Whether the decoder's output is added to an empirical-Bayes model of stratum means, see :class:`MeanBaseline`.
     residual_input
-        Whether the encoder reads the deviation of expression from that additive part, rather than expression itself.
+        Whether the encoder reads what that model's response to the treatment leaves of expression, rather than
+        expression itself.
     individual_weight, covariate_weight, divergence_weight
         Weights of the three terms (omega 0, 1, 2), all per gene.
     n_samples
@@ -110,7 +112,8 @@ class GraphVCIModule(BaseModuleClass):
         n_graph_layers: int = 1,
         graph_pooling: Pooling = "mean",
         dropout_rate: float = 0.0,
-        additive: bool = True,
+        baseline: bool = True,
+        response_gain: bool = True,
         residual_input: bool = True,
         individual_weight: float = 1.0,
         covariate_weight: float = 2.0,
@@ -123,11 +126,12 @@ class GraphVCIModule(BaseModuleClass):
         self.distribution_loss = distribution_loss
         self.distribution_target = distribution_target
         self.kernel_bandwidth = kernel_bandwidth
-        self.residual_input = residual_input and additive
+        self.residual_input = residual_input and baseline
         self.individual_weight = individual_weight
         self.covariate_weight = covariate_weight
         self.divergence_weight = divergence_weight
         self.n_samples = n_samples
+        self.n_levels = list(n_levels)
 
         self.register_buffer("design", torch.as_tensor(design, dtype=torch.float32), persistent=False)
         self.register_buffer("strata", torch.as_tensor(np.asarray(strata), dtype=torch.long), persistent=False)
@@ -150,12 +154,16 @@ class GraphVCIModule(BaseModuleClass):
             n_genes, n_treatment_embedding, n_latent, n_graph, n_hidden, n_layers, dropout_rate,
             n_parameters(likelihood, dispersion), decoder,
         )  # fmt: skip
-        self.additive = AdditiveBaseline(n_genes, n_perturbations, n_levels) if additive else None
+        self.baseline = MeanBaseline(n_genes, n_perturbations, n_levels) if baseline else None
+        self.gain = None
+        if baseline and response_gain:
+            self.gain = nn.Linear(n_latent, n_genes, bias=False)
+            nn.init.zeros_(self.gain.weight)
         self.gene_dispersion = nn.Parameter(torch.zeros(n_genes)) if dispersion == "gene" else None
 
     @torch.no_grad()
     def initialise(self, moments: StratumMoments) -> None:
-        """Set scale, centre, intercept and covariate offsets from the training cells, so that training starts there."""
+        """Set scale, centre and baseline from the training cells, so that training starts there."""
         tiny = 1e-4
         mean = torch.as_tensor(moments.gene_mean, dtype=torch.float32).to(self.input_mean)
         variance = torch.as_tensor(moments.within_variance, dtype=torch.float32).to(self.input_mean)
@@ -163,10 +171,9 @@ class GraphVCIModule(BaseModuleClass):
         self.input_mean.copy_(torch.as_tensor(moments.input_mean))
         self.within_scale.copy_(variance.sqrt() + MIN_SCALE)
         count = is_count(self.likelihood)
-        if self.additive is not None:
-            n_levels = [len(offset) for offset in self.additive.offsets]
-            fit = fit_additive(moments, self.design.cpu().numpy(), self.strata.cpu().numpy(), n_levels, log=count)
-            self.additive.start_from(fit)
+        if self.baseline is not None:
+            design, strata = self.design.cpu().numpy(), self.strata.cpu().numpy()
+            self.baseline.start_from(fit_mean_model(moments, design, strata, self.n_levels, log=count))
         if self.gene_dispersion is not None:
             if count:  # NB: v = m + m^2 / theta
                 theta = (mean.square() / (variance - mean).clamp(min=tiny)).clamp(0.1, 100.0)
@@ -178,19 +185,27 @@ class GraphVCIModule(BaseModuleClass):
         """Return gene embeddings H (n_genes, n_hidden), or None without a graph. Once per step, not per cell."""
         return None if self.graph is None else self.graph()
 
-    def to_input(self, outcome: Tensor, treatment: Tensor) -> Tensor:
+    def to_input(self, outcome: Tensor, treatment: Tensor, levels: Tensor) -> Tensor:
         """Bring an outcome on the model's scale to the scale the encoder reads.
 
-        That is log1p for counts, and the deviation from gene mean and treatment shift (or from the gene mean only):
-        what the treatment would have done anyway says nothing about the cell. Covariate offsets stay in, for similar
-        strata respond alike and the latent has to know which are similar.
+        That is log1p for counts, less gene mean and baseline response (or the gene mean only): what the treatment
+        would have done anyway says nothing about the cell. The strata's levels stay in, for similar strata respond
+        alike and the latent has to know which are similar.
         """
         count = is_count(self.likelihood)
         value = torch.log1p(outcome) if count else outcome
-        if self.additive is None or not self.residual_input:
+        if self.baseline is None or not self.residual_input:
             return value - self.input_mean
-        baseline = self.additive.shifted(treatment).detach()
-        return value - (torch.log1p(mean_of("nb", [baseline])) if count else baseline)
+        expected = self.baseline.intercept + self.baseline.response(treatment, levels)
+        return value - (torch.log1p(mean_of("nb", [expected])) if count else expected)
+
+    def baseline_mean(self, treatment: Tensor, levels: Tensor) -> Tensor:
+        """Return the baseline's mean on the model's scale, shape ``(n_cells, n_genes)``."""
+        if self.baseline is None:
+            msg = "The module has no baseline; build it with baseline=True."
+            raise ValueError(msg)
+        expected = self.baseline(treatment, levels)
+        return mean_of("nb", [expected]) if is_count(self.likelihood) else expected
 
     def encode(
         self,
@@ -204,16 +219,18 @@ class GraphVCIModule(BaseModuleClass):
         """Return q(z | y, g, x, t) for outcomes on the model's scale (counts per standard library for counts)."""
         encoder = self.encoder if encoder is None else encoder
         covariates = self.covariates(levels, continuous)
-        value = self.to_input(outcome, treatment)
+        value = self.to_input(outcome, treatment, levels)
         return encoder(value, self.treatment_embedding(treatment), covariates, genes)
 
     def decode(self, latent: Tensor, treatment: Tensor, levels: Tensor, genes: Tensor | None) -> list[Tensor]:
-        """Return the outcome's parameters, each ``(n_cells, n_genes)``: the decoder's plus the additive baseline."""
+        """Return the outcome's parameters, each ``(n_cells, n_genes)``: the decoder's plus the baseline."""
         parameters = self.decoder(latent, self.treatment_embedding(treatment), genes)
         if self.likelihood == "zinb":
             parameters[1] = parameters[1] + DROPOUT_LOGIT
-        if self.additive is not None:
-            parameters[0] = parameters[0] + self.additive(treatment, levels)
+        if self.baseline is not None:
+            parameters[0] = parameters[0] + self.baseline(treatment, levels)
+            if self.gain is not None:
+                parameters[0] = parameters[0] + self.gain(latent) * self.baseline.response(treatment, levels)
         return parameters
 
     def mean(self, parameters: list[Tensor]) -> Tensor:
@@ -313,7 +330,7 @@ class GraphVCIModule(BaseModuleClass):
         """Weigh the three terms of Eq. 3, with signs for minimisation.
 
         The minibatch carries what the training plan drew: counterfactual treatments and the moments of their strata.
-        Where a stratum was never observed under t', the distribution term of that cell is left out.
+        Where nothing is known of a stratum under t', the distribution term of that cell is left out.
         """
         batch = self.unpack(tensors)
         n, n_genes = batch["outcome"].shape
@@ -324,9 +341,9 @@ class GraphVCIModule(BaseModuleClass):
         counterfactual = tensors[COUNTERFACTUAL_KEY]
         predicted = self.mean(parameters)
         distance = self._distribution_distance(tensors, batch, predicted, parameters, discriminator)
-        observed = (tensors[TARGET_ROW_KEY] >= 0).to(distance.dtype)
-        distance = distance * observed
-        n_observed = observed.sum().clamp(min=1.0)
+        known = tensors[TARGET_KNOWN_KEY].to(distance.dtype)
+        distance = distance * known
+        n_known = known.sum().clamp(min=1.0)
 
         other_qz = self.encode(
             predicted, counterfactual, batch["levels"], batch["continuous"], inference_outputs["genes"], frozen_encoder
@@ -335,7 +352,7 @@ class GraphVCIModule(BaseModuleClass):
 
         loss = (
             self.individual_weight * reconstruction.mean()
-            + self.covariate_weight * distance.sum() / n_observed
+            + self.covariate_weight * distance.sum() / n_known
             + self.divergence_weight * divergence.mean()
         )
         return LossOutput(
@@ -343,7 +360,7 @@ class GraphVCIModule(BaseModuleClass):
             reconstruction_loss=reconstruction,
             kl_local=divergence,
             n_obs_minibatch=n,
-            extra_metrics={"distribution_loss": (distance.sum() / n_observed).detach()},
+            extra_metrics={"distribution_loss": (distance.sum() / n_known).detach()},
         )
 
     def _distribution_distance(
@@ -364,7 +381,7 @@ class GraphVCIModule(BaseModuleClass):
             return nn.functional.softplus(-logit)
         mean, variance = tensors[TARGET_MEAN_KEY], tensors[TARGET_VARIANCE_KEY]
         if self.distribution_target == "stratum":
-            predicted = mean_by_target(predicted, tensors[TARGET_ROW_KEY])
+            predicted = mean_by_target(predicted, tensors[TARGET_SET_KEY])
         if self.distribution_loss == "gaussian":
             return gaussian_distance(predicted, mean, variance)
         bandwidth = self.within_scale if self.kernel_bandwidth == "gene" else float(self.kernel_bandwidth)

@@ -9,7 +9,7 @@ from torch import nn
 
 from scgraphvci.module._discriminator import Discriminator
 from scgraphvci.module._likelihood import draw_like
-from scgraphvci.module._module import COUNTERFACTUAL_KEY, TARGET_ROW_KEY, GraphVCIModule
+from scgraphvci.module._module import COUNTERFACTUAL_KEY, TARGET_KNOWN_KEY, GraphVCIModule
 from scgraphvci.train._plan import CounterfactualPlan
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class AdversarialPlan(CounterfactualPlan):
         Every process takes the backward pass, also one whose batch has no such counterfactual: others would wait.
         """
         module = self.module
-        known = (batch[TARGET_ROW_KEY] >= 0).float()
+        known = batch[TARGET_KNOWN_KEY].float()
         cells = module.unpack(batch)
         with torch.no_grad():
             genes = module.embed_genes()

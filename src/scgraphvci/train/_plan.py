@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from scvi import settings
@@ -11,16 +12,17 @@ from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
 
 from scgraphvci._constants import KEYS
-from scgraphvci.module._likelihood import MIN_SCALE
 from scgraphvci.module._module import (
     COUNTERFACTUAL_KEY,
     TARGET_MEAN_KEY,
-    TARGET_ROW_KEY,
+    TARGET_KNOWN_KEY,
+    TARGET_SET_KEY,
     TARGET_VARIANCE_KEY,
     GraphVCIModule,
 )
 from scgraphvci.module._objective import draw_counterfactual
 from scgraphvci.train._shift_metrics import ShiftMetrics
+from scgraphvci.train._targets import Targets
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +50,9 @@ class CounterfactualPlan(TrainingPlan):
         Whether the second pass (on y') uses a copy of the encoder refreshed each epoch, as the authors' code does.
     lr, weight_decay, eps
         Of Adam.
+    lr_schedule
+        "cosine": the learning rate falls to 0 over the training, which averages the noise of late steps out of the
+        weights; "constant": it stays, or falls on a plateau if `reduce_lr_on_plateau` is given.
     **kwargs
         Passed to :class:`scvi.train.TrainingPlan`.
     """
@@ -63,26 +68,38 @@ class CounterfactualPlan(TrainingPlan):
         lr: float = 1e-3,
         weight_decay: float = 1e-6,
         eps: float = 1e-8,
+        lr_schedule: Literal["cosine", "constant"] = "cosine",
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("n_epochs_kl_warmup", None)
         kwargs.setdefault("lr_scheduler_metric", "validation_loss")
         super().__init__(module, lr=lr, weight_decay=weight_decay, eps=eps, **kwargs)
+        self.lr_schedule = lr_schedule
         frequency = torch.as_tensor(moments.condition_frequency)
         if not draw_control:
             frequency[0] = 0
         self.register_buffer("frequency", frequency, persistent=False)
         self.register_buffer("target_row", torch.as_tensor(moments.row), persistent=False)
-        self.register_buffer("target_mean", torch.as_tensor(moments.mean), persistent=False)
-        conditions = _condition_of_row(moments)
-        variance = torch.as_tensor(moments.shrunken_variance(conditions)) + MIN_SCALE**2
-        self.register_buffer("target_variance", variance, persistent=False)
+        targets = Targets(moments, module)
+        self.register_buffer("target_mean", targets.mean, persistent=False)
+        self.register_buffer("target_variance", targets.variance, persistent=False)
         self.shift_metrics = None if validation_moments is None else ShiftMetrics(validation_moments)
         self._use_frozen_encoder = frozen_encoder
         # Held in lists so that neither becomes a submodule: they are no part of the state or of the optimiser.
         self._frozen_encoder: list[torch.nn.Module] = []
         self._last_good: list[dict[str, Tensor]] = []
         self._good_epoch = 0
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimiser, with its schedule."""
+        config = super().configure_optimizers()
+        if self.lr_schedule == "cosine" and not self.reduce_lr_on_plateau:
+            n_steps = self.trainer.estimated_stepping_batches
+            scheduler = torch.optim.lr_scheduler.LambdaLR(
+                config["optimizer"], lambda step: 0.5 * (1 + math.cos(math.pi * min(step / n_steps, 1)))
+            )
+            config["lr_scheduler"] = {"scheduler": scheduler, "interval": "step"}
+        return config
 
     def on_fit_start(self) -> None:
         """Seed the order of cells, which Lightning draws for the first epoch before that epoch starts."""
@@ -162,14 +179,17 @@ class CounterfactualPlan(TrainingPlan):
             condition = torch.where(first[stratum] == own, second[stratum], first[stratum])
         else:
             condition = draw_counterfactual(own, self.frequency)
-        row = self.target_row[stratum, condition]
         batch["counterfactual_condition"] = condition
         batch[COUNTERFACTUAL_KEY] = self.module.design[condition]
-        batch[TARGET_ROW_KEY] = row
+        batch[TARGET_KNOWN_KEY] = self.target_row[stratum, condition] >= 0
         if self.module.distribution_loss != "adversarial":
-            safe = row.clamp(min=0)
-            batch[TARGET_MEAN_KEY] = self.target_mean[safe]
-            batch[TARGET_VARIANCE_KEY] = self.target_variance[safe]
+            self._look_up(batch, stratum, condition)
+
+    def _look_up(self, batch: dict[str, Tensor], stratum: Tensor, condition: Tensor) -> None:
+        """Add the moments of strata under their counterfactual treatments, of any other stratum where unknown."""
+        row = self.target_row[stratum, condition].clamp(min=0)
+        batch[TARGET_MEAN_KEY], batch[TARGET_VARIANCE_KEY] = self.target_mean[row], self.target_variance[row]
+        batch[TARGET_SET_KEY] = stratum * self.frequency.numel() + condition
 
     def _log_training(self, output: LossOutput, lr: float) -> None:
         """Log the loss of a step, its terms and the learning rate."""
@@ -225,14 +245,6 @@ class CounterfactualPlan(TrainingPlan):
 
     def _seed(self) -> None:
         torch.manual_seed(_mix(settings.seed or 0, self.current_epoch, self.global_rank))
-
-
-def _condition_of_row(moments: StratumMoments) -> Any:
-    """Treatment vector behind each row of the moments."""
-    stratum, condition = (moments.row >= 0).nonzero()
-    conditions = condition.copy()
-    conditions[moments.row[stratum, condition]] = condition
-    return conditions
 
 
 def _mix(seed: int, epoch: int, rank: int) -> int:

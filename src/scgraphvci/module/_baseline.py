@@ -1,0 +1,76 @@
+"""The decoder's baseline: an empirical-Bayes model of stratum means, from which the network learns to deviate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn.functional import embedding
+
+from scgraphvci.data._mean_model import N_FEATURES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from scgraphvci.data._mean_model import MeanModel
+
+
+class MeanBaseline(nn.Module):
+    """What is known of a stratum's mean before looking at a cell: level, and response borrowed from similar strata.
+
+    Fitted in closed form before the first step (:func:`scgraphvci.data._mean_model.fit_mean_model`) and kept fixed:
+    learned by gradient descent, the same numbers would take up the noise of the training cells. Covariates are part of
+    the latent in the causal diagram, so that decoding them directly changes no independence of the model.
+    """
+
+    intercept: Tensor
+    shift: Tensor
+    interaction: Tensor
+    heterogeneity: Tensor
+
+    def __init__(self, n_genes: int, n_perturbations: int, n_levels: Sequence[int]) -> None:
+        super().__init__()
+        # As many principal components as the strata can have, so that shapes depend on the set-up alone.
+        n_features = min(N_FEATURES, sum(n - 1 for n in n_levels))
+        self.n_covariates = len(n_levels)
+        self.register_buffer("intercept", torch.zeros(n_genes))
+        self.register_buffer("shift", torch.zeros(n_perturbations, n_genes))
+        self.register_buffer("interaction", torch.zeros(n_perturbations, n_features, n_genes))
+        self.register_buffer("heterogeneity", torch.zeros(2, n_genes))
+        for j, n in enumerate(n_levels):
+            self.register_buffer(f"offset_{j}", torch.zeros(n, n_genes))
+            self.register_buffer(f"features_{j}", torch.zeros(n, n_features))
+
+    def start_from(self, fit: MeanModel) -> None:
+        """Take the numbers of a fit to the moments of the training cells."""
+        self.intercept.copy_(torch.as_tensor(fit.intercept))
+        self.shift.copy_(torch.as_tensor(fit.shift))
+        self.heterogeneity.copy_(torch.as_tensor(fit.heterogeneity))
+        n_features = fit.interaction.shape[1]
+        self.interaction.zero_()
+        self.interaction[:, :n_features] = torch.as_tensor(fit.interaction).to(self.interaction)
+        for j, (offset, features) in enumerate(zip(fit.offsets, fit.level_features, strict=True)):
+            self.get_buffer(f"offset_{j}").copy_(torch.as_tensor(offset))
+            self.get_buffer(f"features_{j}").zero_()[:, :n_features] = torch.as_tensor(features).to(self.shift)
+
+    def response(self, treatment: Tensor, levels: Tensor) -> Tensor:
+        """Return the shift from control, shape ``(n_cells, n_genes)``."""
+        total = treatment @ self.shift
+        if self.interaction.shape[1]:
+            features = self._sum("features", levels)
+            crossed = (treatment[:, :, None] * features[:, None]).flatten(1)
+            total = total + crossed @ self.interaction.flatten(0, 1)
+        return total
+
+    def forward(self, treatment: Tensor, levels: Tensor) -> Tensor:
+        """Return the mean of each cell's stratum under a treatment, shape ``(n_cells, n_genes)``."""
+        total = self.intercept + self.response(treatment, levels)
+        return total + self._sum("offset", levels) if self.n_covariates else total
+
+    def _sum(self, name: str, levels: Tensor) -> Tensor:
+        """Sum over covariates of what their levels contribute."""
+        parts = [embedding(levels[:, j], self.get_buffer(f"{name}_{j}")) for j in range(self.n_covariates)]
+        return torch.stack(parts).sum(dim=0)
