@@ -1,28 +1,36 @@
-"""What the benchmarks share: data, training and tables."""
+"""What the benchmarks share: data, training, scores and tables."""
 
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import anndata as ad
 import numpy as np
 import pandas as pd
-import scanpy as sc
-import torch
 from rich.console import Console
 
 import scgraphvci as sgv
+from scgraphvci._quiet import quiet_training
+from scgraphvci._reproduce import Recipe
 
 console = Console(width=160)
 RESULTS = Path(__file__).parent / "results"
-METRICS = ("r2", "r2_de", "pearson_shift")
+NETWORKS = {
+    "VCI": None,
+    "GraphVCI": "grn",
+    "GraphVCI, refined graph": "grn_refined",
+    "GraphVCI, random graph": "grn_random",
+}
+N_BOOTSTRAP = 2000
+
+Fit = Callable[[ad.AnnData, dict[str, Any], int], Any]
+"""Trains a model on the cells that are not held out, given data, set-up and seed."""
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -30,8 +38,15 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     options.add_argument("--out", type=Path, default=RESULTS, help="folder for the csv and markdown tables")
     options.add_argument("--epochs", type=int, default=None, help="epochs of every model; its default if left out")
+    return options
+
+
+def real_data_parser(description: str | None, models: Sequence[str]) -> argparse.ArgumentParser:
+    """Options of the benchmarks on real data."""
+    options = parser(description)
+    options.add_argument("--seeds", type=int, nargs="+", default=[0])
+    options.add_argument("--models", nargs="+", choices=models, default=list(models))
     options.add_argument("--refine-epochs", type=int, default=None, help="epochs of the refiner")
-    options.add_argument("--rows", nargs="+", default=None, help="names of the models to train; all if left out")
     return options
 
 
@@ -46,61 +61,127 @@ def real_data(name: str) -> Path:
     return path
 
 
-def random_split(n: int, seed: int, share: float = 0.8) -> np.ndarray:
-    """Draw "train" and "test" 4 : 1."""
-    return np.where(np.random.default_rng(seed).random(n) < share, "train", "test").astype(object)
-
-
-def load_kang(*, transferred: bool = True, n_genes: int = 1500) -> ad.AnnData:
-    """Read Kang 2018: `n_genes` highly variable genes of all cells, normalised to 1,000 counts and log1p.
-
-    The layer "counts" keeps counts. Cells whose label was transferred from neighbours are dropped on request.
-    """
-    adata = ad.read_h5ad(real_data("kang18_merged_counts.h5ad"))
-    if not transferred:
-        adata = adata[adata.obs["cell_type_source"] != "transferred"].copy()
-    adata.layers["counts"] = adata.X.copy()
-    threads = torch.get_num_threads()
-    sc.pp.normalize_total(adata, target_sum=1e3)
-    sc.pp.log1p(adata)
-    sc.pp.highly_variable_genes(adata, n_top_genes=n_genes)
-    torch.set_num_threads(threads)  # numba, which scanpy calls, raises torch's number too
-    return adata[:, adata.var["highly_variable"]].copy()
-
-
 def motif_prior() -> pd.DataFrame:
     """Read the promoter-motif network: source, target, weight (number of motif collections with the edge)."""
     net = pd.read_csv(real_data("promoter_motif_human.tsv.gz"), sep="\t")
     return net.rename(columns={"n_resources": "weight"})[["source", "target", "weight"]]
 
 
-def refine(adata: ad.AnnData, covariates: Sequence[str], seed: int, epochs: int | None) -> float:
-    """Refine ``varp["grn"]`` into ``varp["grn_refined"]`` from train cells; return the seconds it took."""
-    start = time.perf_counter()
-    sgv.tl.refine_grn(
-        adata,
-        split_key="split",
-        categorical_covariate_keys=list(covariates),
-        seed=seed,
-        max_epochs=epochs,
-        accelerator="cpu",
-        enable_progress_bar=False,
-    )
-    return time.perf_counter() - start
+def graph_model(name: str, epochs: int | None, refine_epochs: int | None = None) -> Fit:
+    """Return what trains GraphVCI with the network of that name, which is made first where the data lack it."""
+
+    def fit(adata: ad.AnnData, setup: dict[str, Any], seed: int) -> sgv.GraphVCI:
+        quiet: dict[str, Any] = {"accelerator": "cpu", "enable_progress_bar": False}
+        network = NETWORKS[name]
+        if network == "grn_refined":
+            columns = {key: setup[key] for key in ("split_key", "categorical_covariate_keys")}
+            sgv.tl.refine_grn(adata, key_added=network, seed=seed, max_epochs=refine_epochs, **columns, **quiet)
+        if network == "grn_random":
+            sgv.grn.add_grn(adata, sgv.grn.degree_matched_random(sgv.grn.get_grn(adata, "grn"), seed), network)
+        sgv.GraphVCI.setup_anndata(adata, grn_key=network, **setup)
+        model = sgv.GraphVCI(adata)
+        model.train(max_epochs=epochs, **quiet)
+        return model
+
+    return fit
 
 
-def train(
-    adata: ad.AnnData, setup: Mapping[str, Any], seed: int, epochs: int | None, **model_kwargs: Any
-) -> tuple[sgv.GraphVCI, float]:
-    """Set up and train a GraphVCI; return it and the seconds it took."""
-    sgv.settings.seed = seed
-    sgv.settings.verbosity = logging.ERROR
-    logging.getLogger("lightning").setLevel(logging.ERROR)
-    sgv.GraphVCI.setup_anndata(adata, split_key="split", **setup)
-    model = sgv.GraphVCI(adata, **model_kwargs)
-    start = time.perf_counter()
-    model.train(max_epochs=epochs, accelerator="cpu", enable_progress_bar=False)
-    return model, time.perf_counter() - start
+def graph_models(args: argparse.Namespace) -> dict[str, Fit]:
+    """Return what trains the models that the options name."""
+    return {name: graph_model(name, args.epochs, args.refine_epochs) for name in args.models if name in NETWORKS}
+
+
+def score_splits(
+    adata: ad.AnnData,
+    recipe: Recipe,
+    models: dict[str, Fit],
+    seeds: Sequence[int],
+    splits: Sequence[str] | None = None,
+) -> Iterator[pd.DataFrame]:
+    """Train and score every model on every seed and split, beside the simple baselines and duplicates.
+
+    Parameters
+    ----------
+    adata
+        Log-normalised data.
+    recipe
+        Columns, and what is held out.
+    models
+        What trains them, by name.
+    seeds
+        Of the splits and the models.
+    splits
+        Names of the splits to score; all if None.
+
+    Yields
+    ------
+    For each split :meth:`scgraphvci.Evaluation.pairs` with the columns `seed`, `split` and `seconds` (of the training,
+    any refinement included).
+    """
+    for seed in seeds:
+        for split in recipe.splits(adata, recipe, seed):
+            if splits is not None and split not in splits:
+                continue
+            trained: dict[str, Any] = {}
+            seconds = {}
+            with quiet_training(seed):
+                for name, fit in models.items():
+                    start = time.perf_counter()
+                    trained[name] = fit(adata, recipe.setup, seed)
+                    seconds[name] = time.perf_counter() - start
+                trained["no change"] = sgv.baselines.NoChange(adata, **recipe.setup)
+                pairs = sgv.Evaluation(trained, adata, seed=seed).pairs()
+            yield pairs.assign(seed=seed, split=split, seconds=pairs["predictor"].map(seconds))
+
+
+def means(pairs: pd.DataFrame, metrics: Sequence[str], by: Sequence[str] = ()) -> pd.DataFrame:
+    """Mean over conditions in each seed, then mean and, with several seeds, standard deviation over seeds.
+
+    Predictors without any score, such as duplicates that need a second treatment, have no row.
+    """
+    rows = [*by, "predictor"]
+    runs = pairs.groupby([*rows, "seed"], sort=False)[list(metrics)].mean()
+    over_seeds = runs.groupby(rows, sort=False)
+    table = over_seeds.mean().dropna(how="all")
+    if pairs["seed"].nunique() > 1:
+        sd = over_seeds.std()
+        for metric in metrics:
+            table.insert(table.columns.get_loc(metric) + 1, f"{metric} sd", sd[metric])
+    return table
+
+
+def differences(
+    pairs: pd.DataFrame, metrics: Sequence[str], condition: Sequence[str], by: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Paired differences of the models to the best simple baseline, with bootstrap intervals over conditions.
+
+    Every condition counts once: its scores are averaged over seeds. The best baseline is that of highest mean. A single
+    condition has no interval, and a metric that is not defined in any condition no row.
+    """
+    rng = np.random.default_rng(0)
+    kinds = pairs.drop_duplicates("predictor").set_index("predictor")["kind"]
+    models, baselines = (list(kinds.index[kinds == kind]) for kind in ("model", "baseline"))
+    groups = pairs.groupby(list(by), sort=False) if by else [((), pairs)]
+    rows = []
+    for group, frame in groups:
+        for metric in metrics:
+            wide = frame.pivot_table(index=list(condition), columns="predictor", values=metric, aggfunc="mean")
+            if wide.empty:
+                continue
+            best = wide[baselines].mean().idxmax()
+            for model in models:
+                difference = (wide[model] - wide[best]).dropna().to_numpy()
+                draws = difference[rng.integers(difference.size, size=(N_BOOTSTRAP, difference.size))].mean(axis=1)
+                low, high = np.quantile(draws, [0.025, 0.975]) if difference.size > 1 else (np.nan, np.nan)
+                rows.append((*group, metric, model, best, difference.mean(), low, high, difference.size))
+    index = [*by, "metric", "predictor"]
+    return pd.DataFrame(rows, columns=[*index, "best baseline", "difference", "low", "high", "n"]).set_index(index)
+
+
+def seconds_note(pairs: pd.DataFrame) -> str:
+    """Return the mean seconds of a training, by model."""
+    seconds = pairs.groupby("predictor", sort=False)["seconds"].mean().dropna().round(1)
+    return f"Mean seconds of a training, refinement included: {seconds.to_dict()}."
 
 
 def save_table(frame: pd.DataFrame, title: str, out: Path, name: str, notes: str = "") -> None:
@@ -123,11 +204,3 @@ def to_markdown(frame: pd.DataFrame) -> str:
 
 def _cell(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float | np.floating) else str(value)
-
-
-def mean_scores(pairs: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Mean of the metrics by predictor for each level of `by`, and their mean over levels."""
-    table = pairs.groupby(["predictor", by], sort=False)[list(METRICS)].mean()
-    mean = table.groupby("predictor", sort=False).mean()
-    mean.index = pd.MultiIndex.from_product([mean.index, ["mean"]], names=table.index.names)
-    return pd.concat([table, mean]).unstack(by).reindex(pairs["predictor"].unique())

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from _common import console, parser
-from _screen_tables import write_tables
+from _screen_tables import JUDGED, SINGLE, write_tables
 
 import scgraphvci as sgv
 
@@ -30,7 +30,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "100 treatments": {"n_cells": 10000, "n_genes": 1000, "n_perturbations": 100},
     "additive strata": {"n_cells": 4000, "n_genes": 500, "n_perturbations": 20, "interaction": 0.0},
     "interacting strata": {
-        "n_cells": 6000, "n_genes": 500, "n_perturbations": 30, "n_cell_types": 6, "n_donors": 1, "interaction": 1.0,
+        "n_cells": 6000, "n_genes": 500, "n_perturbations": 30,
+        "n_cell_types": 6, "n_donors": 1, "interaction": 1.0,
     },
     "strong state": {"n_cells": 4000, "n_genes": 500, "n_perturbations": 20, "state_strength": 1.5},
 }  # fmt: skip
@@ -47,6 +48,27 @@ DEEP = {
     "GANITE": sgv.baselines.GANITE,
     "CPA": sgv.baselines.CPA,
 }
+# What the defaults are worth: GraphVCI with one of them changed. Arguments of the model, then of the training plan.
+VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "no baseline, no gain": ({"baseline": False}, {}),
+    "no gain": ({"response_gain": False}, {}),
+    "expression as input": ({"residual_input": False}, {}),
+    "each cell to its stratum": ({"distribution_target": "cell"}, {}),
+    "gaussian distribution loss": ({"distribution_loss": "gaussian"}, {}),
+    "distribution weight 0.5": ({"covariate_weight": 0.5}, {}),
+    "distribution weight 10": ({"covariate_weight": 10.0}, {}),
+    "divergence weight 0.2": ({"divergence_weight": 0.2}, {}),
+    "attention decoder": ({"decoder": "attention"}, {}),
+    "4 latent samples": ({"n_samples": 4}, {}),
+    "latent 16": ({"n_latent": 16}, {}),
+    "latent 64": ({"n_latent": 64}, {}),
+    "width 64": ({"n_hidden": 64, "n_outcome_embedding": 64}, {}),
+    "width 256": ({"n_hidden": 256, "n_outcome_embedding": 256}, {}),
+    "dropout 0.1": ({"dropout_rate": 0.1}, {}),
+    "learning rate 3e-3": ({}, {"lr": 3e-3}),
+    "learning rate on plateau": ({}, {"reduce_lr_on_plateau": True}),
+    "frozen encoder": ({}, {"frozen_encoder": True}),
+}
 N_LEAK = 3  # treatments whose leak is measured
 
 
@@ -55,7 +77,8 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    options.add_argument("--models", nargs="+", choices=[*NETWORKS, *DEEP], default=["GraphVCI", "VCI", *DEEP])
+    known = [*NETWORKS, *DEEP, *VARIANTS]
+    options.add_argument("--models", nargs="+", choices=known, default=["GraphVCI", "VCI", *DEEP])
     options.add_argument("--name", default="screens", help="name of the files written")
     options.add_argument("--tables", action="store_true", help="only write the tables from what was computed")
     args = options.parse_args()
@@ -98,7 +121,15 @@ def run(setting: str, seed: int, models: list[str], epochs: int | None, path: Pa
         pairs = pairs.assign(setting=setting, seed=seed)
         pairs.to_csv(path, mode="a", header=not path.exists(), index=False, float_format="%.5g")
         shown = pairs[pairs["predictor"] == name]
-        columns = ["pearson_shift", "weighted_r2", "centroid_accuracy", "cell_error", "individuality", "leak", "seconds"]
+        columns = [
+            "pearson_shift",
+            "weighted_r2",
+            "centroid_accuracy",
+            "cell_error",
+            "individuality",
+            "leak",
+            "seconds",
+        ]
         console.print({"setting": setting, "seed": seed, "model": name, **shown[columns].mean().round(3).to_dict()})
 
 
@@ -108,11 +139,12 @@ def train(adata: Any, name: str, seed: int, epochs: int | None) -> tuple[Any, fl
     sgv.settings.verbosity = logging.ERROR
     logging.getLogger("lightning").setLevel(logging.ERROR)
     cls = DEEP.get(name, sgv.GraphVCI)
-    network = {} if name in DEEP else {"grn_key": NETWORKS[name]}
+    network = {} if name in DEEP else {"grn_key": NETWORKS.get(name, "grn")}
+    model_kwargs, plan_kwargs = VARIANTS.get(name, ({}, {}))
     cls.setup_anndata(adata, categorical_covariate_keys=COVARIATES, split_key="split", **network)
-    model = cls(adata)
+    model = cls(adata, **model_kwargs)
     start = time.perf_counter()
-    model.train(max_epochs=epochs, accelerator="cpu", enable_progress_bar=False)
+    model.train(max_epochs=epochs, accelerator="cpu", enable_progress_bar=False, plan_kwargs=plan_kwargs)
     return model, time.perf_counter() - start
 
 

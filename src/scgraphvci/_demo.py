@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,10 +12,10 @@ from anndata import AnnData
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
-from scvi import settings
 
 from scgraphvci import pl, tl
 from scgraphvci._constants import SLOTS
+from scgraphvci._quiet import quiet_training
 from scgraphvci.baselines import ContextShift, NoChange, Predictor
 from scgraphvci.datasets import Truth, simulate, truth
 from scgraphvci.estimate import MarginalEffects
@@ -67,7 +63,7 @@ def run_demo(out: Path, seed: int, console: Console, size: Size | None = None) -
     """
     size = size or Size()
     start = time.perf_counter()
-    with _quiet_training(seed):
+    with quiet_training(seed):
         console.rule("1  Simulate a screen from a known network")
         adata = simulate(n_cells=size.n_cells, n_genes=size.n_genes, n_perturbations=size.n_perturbations, seed=seed)
         known = truth(adata)
@@ -107,27 +103,6 @@ def run_demo(out: Path, seed: int, console: Console, size: Size | None = None) -
     seconds = time.perf_counter() - start
     console.print(f"{seconds:.0f} seconds. Figures, tables and demo.h5ad are in {out}.", markup=False)
     return scores
-
-
-@contextmanager
-def _quiet_training(seed: int) -> Iterator[None]:
-    """Seed, and keep trainer chatter off the screen; both are put back."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
-    levels = [logger.level for logger in loggers]
-    old_seed, verbosity = settings.seed, settings.verbosity
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        settings.verbosity = logging.ERROR
-        settings.seed = seed
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-        settings.verbosity = verbosity
-        settings.seed = old_seed
 
 
 def _describe(adata: AnnData) -> str:
