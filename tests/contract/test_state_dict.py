@@ -7,6 +7,10 @@ import torch
 
 import scgraphvci as sgv
 
+BASELINE = {
+    *("baseline.intercept", "baseline.shift", "baseline.interaction", "baseline.heterogeneity"),
+    *("baseline.offset_0", "baseline.offset_1", "baseline.features_0", "baseline.features_1", "gain.weight"),
+}
 COMMON = {
     *("library_size", "input_mean", "within_scale", "gene_dispersion", "treatment_embedding.weight"),
     *("covariates.embeddings.0.weight", "covariates.embeddings.1.weight"),
@@ -14,7 +18,7 @@ COMMON = {
     *("encoder.mlp.fc_layers.Layer 0.0.weight", "encoder.mlp.fc_layers.Layer 0.0.bias"),
     *("encoder.mlp.fc_layers.Layer 1.0.weight", "encoder.mlp.fc_layers.Layer 1.0.bias"),
     *("encoder.mean.weight", "encoder.mean.bias", "encoder.scale.weight", "encoder.scale.bias"),
-    *("additive.intercept", "additive.shift", "additive.offsets.0", "additive.offsets.1"),
+    *BASELINE,
     *("decoder.mlp.fc_layers.Layer 0.0.weight", "decoder.mlp.fc_layers.Layer 0.0.bias"),
     *("decoder.mlp.fc_layers.Layer 1.0.weight", "decoder.mlp.fc_layers.Layer 1.0.bias"),
 }
@@ -39,7 +43,8 @@ def build(new_screen, setup=None, **kwargs):
         ({}, {}, COMMON | GRAPH | DOT),
         ({}, {"decoder": "attention"}, COMMON | GRAPH | ATTENTION),
         ({"grn_key": None}, {}, COMMON | LINEAR),
-        ({}, {"additive": False}, {name for name in COMMON | GRAPH | DOT if "additive" not in name}),
+        ({}, {"response_gain": False}, (COMMON | GRAPH | DOT) - {"gain.weight"}),
+        ({}, {"baseline": False}, (COMMON | GRAPH | DOT) - BASELINE),
         (
             {},
             {"dispersion": "gene-cell"},
@@ -48,7 +53,7 @@ def build(new_screen, setup=None, **kwargs):
         ({"layer": "counts"}, {"likelihood": "zinb"}, COMMON | GRAPH | DOT | {"decoder.heads.1.gene_score.weight"}),
         ({"layer": "counts"}, {"distribution_loss": "adversarial", "likelihood": "nb"}, COMMON | GRAPH | DOT),
     ],
-    ids=["default", "attention", "vci", "not additive", "gene-cell", "zinb", "adversarial"],
+    ids=["default", "attention", "vci", "no gain", "no baseline", "gene-cell", "zinb", "adversarial"],
 )
 def test_names_of_weights(new_screen, setup, kwargs, expected):
     """A change here breaks saved models: give it a migration in `on_load`, and freeze a checkpoint of the old kind."""

@@ -6,7 +6,7 @@ import pytest
 from scipy import sparse
 
 from scgraphvci.data import StratumMoments, _moments, stratum_moments
-from scgraphvci.data._moments import fit_additive, library_sizes
+from scgraphvci.data._moments import library_sizes
 
 FORMATS = {
     "dense": np.asarray,
@@ -148,76 +148,25 @@ def test_variance_shrinks_toward_the_treatment_as_if_by_cells():
     np.testing.assert_array_equal(moments.condition_frequency, [10, 5])
 
 
-class TestAdditiveFit:
-    """Two covariates of 3 and 2 levels, three perturbations, all pairs of stratum and treatment seen but some."""
+def test_log_means_are_as_if_one_more_count_had_been_seen():
+    """Gene 0 is frequent, gene 1 rare, gene 2 was never seen."""
+    mean = np.array([[4.0, 0.0, 0.0], [6.0, 0.02, 0.0]], np.float32)
+    moments = StratumMoments(np.array([[0, 1]]), np.array([10, 90]), mean, np.ones((2, 3), np.float32), mean[0], 1.0)
+    typical = [5.8, 0.018, 1 / 100]
+    expected = [[np.log((n * m + 1) / (n + 1 / g)) for m, g in zip(row, typical, strict=True)] for n, row in
+                zip([10, 90], mean, strict=True)]  # fmt: skip
+    np.testing.assert_allclose(moments.log_mean, expected, rtol=1e-6)
+    # Ten cells without a count say next to nothing of a rare gene.
+    assert abs(moments.log_mean[0, 1] - np.log(0.018)) < 0.2
+    np.testing.assert_allclose(moments.log_within_variance, [5.8 / 5.8**2, 1 / 0.018**2, 1 / 0.01**2], rtol=1e-6)
 
-    LEVELS = (3, 2)
-    STRATA = np.array([[i, j] for i in range(3) for j in range(2)])
-    DESIGN = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0.5, 0, 0], [1, 1, 0], [0, 0, 1]], dtype=np.float32)
 
-    def truth(self):
-        rng = np.random.default_rng(0)
-        intercept, offsets = rng.normal(3, 0.2, 4), [rng.normal(0, 0.5, (n, 4)) for n in self.LEVELS]
-        return intercept, offsets, rng.normal(0, 0.5, (3, 4))
-
-    def moments(self, means, row, n_cells):
-        mean = np.array([means[x, t] for x, t in zip(*np.nonzero(row >= 0), strict=True)])
-        row = np.where(row >= 0, np.cumsum(row.ravel() >= 0).reshape(row.shape) - 1, -1)
-        n_cells = np.full(len(mean), n_cells)
-        return StratumMoments(row, n_cells, mean.astype(np.float32), mean.astype(np.float32), mean[0], 1.0)
-
-    def means(self):
-        intercept, offsets, shift = self.truth()
-        level = np.array([intercept + offsets[0][i] + offsets[1][j] for i, j in self.STRATA])
-        return level[:, None] + (self.DESIGN @ shift)[None]
-
-    @pytest.mark.parametrize("log", [False, True])
-    def test_recovers_an_additive_truth(self, log):
-        row = np.zeros((6, 6))
-        row[4, 1] = row[2, 2] = row[:, 5] = -1  # the last perturbation was never seen
-        means = np.exp(self.means()) if log else self.means()
-        fit = fit_additive(self.moments(means, row, 100_000), self.DESIGN, self.STRATA, self.LEVELS, log=log)
-        found = [
-            fit.intercept + fit.offsets[0][i] + fit.offsets[1][j] + self.DESIGN[:5] @ fit.shift
-            for i, j in self.STRATA.tolist()
-        ]
-        # Shrunken a little: two cells' worth of ridge against weights of at most 50 per stratum.
-        np.testing.assert_allclose(found, self.means()[:, :5], atol=0.02)
-        np.testing.assert_allclose(fit.shift[:2], self.truth()[2][:2], atol=0.02)
-        np.testing.assert_array_equal(fit.shift[2], 0)
-
-    def test_confounding_of_treatment_and_stratum_does_not_bias_shifts(self):
-        means = self.means()
-        means[0] += 5  # a stratum far off
-        row = np.zeros((6, 6))
-        row[1:, 1] = -1  # where alone the first perturbation was given
-        row[:, 3:] = -1
-        fit = fit_additive(self.moments(means, row, 10_000), self.DESIGN, self.STRATA, self.LEVELS, log=False)
-        shift = self.truth()[2]
-        weight = 1 / (2 / 10_000 + 1 / 50)
-        np.testing.assert_allclose(fit.shift[0], shift[0] * weight / (weight + 2), rtol=1e-3, atol=1e-4)
-
-    def test_strata_without_control_tell_nothing_of_shifts(self):
-        row = np.zeros((6, 6))
-        row[:, 0] = -1
-        fit = fit_additive(self.moments(self.means(), row, 100), self.DESIGN, self.STRATA, self.LEVELS, log=False)
-        np.testing.assert_array_equal(fit.shift, 0)
-
-    def test_without_covariates(self):
-        means = self.means()[:1]
-        fit = fit_additive(
-            self.moments(means, np.zeros((1, 6)), 1000), self.DESIGN, np.empty((1, 0), int), [], log=False
-        )
-        assert fit.offsets == []
-        np.testing.assert_allclose(fit.intercept + self.DESIGN @ fit.shift, means[0], atol=0.1)
-
-    def test_few_cells_count_less_than_many(self):
-        """One perturbation in two strata with other shifts: the weighted mean, shrunk by two cells."""
-        design, strata = np.array([[0.0], [1.0]]), np.array([[0], [1]])
-        n = np.array([100, 5, 100, 400])
-        moments = StratumMoments(
-            np.array([[0, 1], [2, 3]]), n, np.array([[0.0], [1], [0], [3]]), np.ones((4, 1)), np.zeros(1), 1.0
-        )
-        weight = np.array([1 / (1 / 5 + 1 / 100 + 1 / 50), 1 / (1 / 400 + 1 / 100 + 1 / 50)])
-        fit = fit_additive(moments, design, strata, [2], log=False)
-        assert fit.shift[0, 0] == pytest.approx((weight @ [1, 3]) / (weight.sum() + 2), rel=1e-5)
+@pytest.mark.parametrize("rate", [0.5, 3.0, 50.0])
+def test_log_moments_of_poisson_counts(rate):
+    rng = np.random.default_rng(0)
+    n_strata, n_cells = 4000, 30
+    mean = rng.poisson(rate * n_cells, (n_strata, 1)) / n_cells
+    row = np.arange(n_strata)[:, None]
+    moments = StratumMoments(row, np.full(n_strata, n_cells), mean, np.full_like(mean, rate), mean[0], 1.0)
+    assert moments.log_mean.mean() == pytest.approx(np.log(rate), abs=0.04)
+    assert moments.log_mean.var() == pytest.approx(moments.log_within_variance[0] / n_cells, rel=0.1)

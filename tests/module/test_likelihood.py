@@ -5,7 +5,15 @@ import pytest
 import torch
 from scipy import stats
 
-from scgraphvci.module._likelihood import MIN_SCALE, distribution, draw_like, is_count, mean_of, n_parameters
+from scgraphvci.module._likelihood import (
+    MIN_SCALE,
+    distribution,
+    draw_like,
+    initial_dispersion,
+    is_count,
+    mean_of,
+    n_parameters,
+)
 
 SHAPE = (5, 4)
 
@@ -93,3 +101,20 @@ def test_draws_have_mean_variance_and_gradient(likelihood):
         assert draw.var().item() == pytest.approx(dist.variance.mean().item(), rel=0.02)
     draw.sum().backward()
     assert log_mean.grad.mean() > 0.5
+
+
+@pytest.mark.parametrize("likelihood", ["normal", "nb"])
+def test_initial_dispersion_gives_the_variance(likelihood):
+    mean, variance = torch.tensor([0.5, 2.0, 9.0]).double(), torch.tensor([0.9, 2.5, 40.0]).double()
+    parameter = (mean if likelihood == "normal" else mean.log())[None]
+    found = distribution(likelihood, [parameter], initial_dispersion(likelihood, mean, variance), 1.0)
+    np.testing.assert_allclose(found.mean[0], mean, rtol=1e-6)
+    scale = variance.sqrt() + (MIN_SCALE if likelihood == "normal" else 0)
+    np.testing.assert_allclose(found.variance[0], scale**2, rtol=1e-6)
+
+
+def test_initial_dispersion_is_bounded():
+    """Genes that never vary, vary less than a Poisson variable would, or far more."""
+    assert initial_dispersion("normal", torch.ones(1), torch.zeros(1)).exp().item() == pytest.approx(MIN_SCALE)
+    mean, variance = torch.tensor([2.0, 2.0, 0.01]), torch.tensor([0.0, 2.0, 50.0])
+    np.testing.assert_allclose(initial_dispersion("zinb", mean, variance).exp(), [100, 100, 0.1], rtol=1e-5)

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from scgraphvci._constants import KEYS
 from scgraphvci.data import StratumMoments
-from scgraphvci.data._moments import fit_additive
+from scgraphvci.data._mean_model import fit_mean_model
 from scgraphvci.module import Discriminator, GraphVCIModule
 
 N_CELLS, N_GENES, N_LATENT, N_HIDDEN = 9, 7, 3, 6
@@ -23,7 +23,7 @@ GRAPH = {"edge_index": EDGES, "edge_weight": WEIGHTS, "gene_features": FEATURES}
 CONFIGURATIONS = {
     "normal, attention, kernel": {**GRAPH, "decoder": "attention", "n_samples": 2},
     "normal, dot, gaussian, published network": {
-        **GRAPH, "decoder": "dot", "distribution_loss": "gaussian", "dispersion": "gene-cell", "additive": False,
+        **GRAPH, "decoder": "dot", "distribution_loss": "gaussian", "dispersion": "gene-cell", "baseline": False,
         "graph_pooling": "sum",
     },
     "normal, no graph, fixed bandwidth": {
@@ -34,13 +34,14 @@ CONFIGURATIONS = {
         **GRAPH, "likelihood": "nb", "decoder": "attention", "distribution_loss": "gaussian", "n_samples": 3,
         "dispersion": "gene-cell", "distribution_target": "cell",
     },
-    "zinb, no graph": {"likelihood": "zinb", "additive": False},
+    "zinb, no graph": {"likelihood": "zinb", "baseline": False},
     "zinb, dot": {**GRAPH, "likelihood": "zinb"},
+    "normal, no graph, no gain": {"response_gain": False},
 }  # fmt: skip
 
 
 def build(**options):
-    """A module in float64 with weights, statistics and dispersions drawn at random."""
+    """A module in float64 with weights, statistics, baseline and dispersions drawn at random."""
     torch.manual_seed(0)
     module = GraphVCIModule(
         N_GENES, DESIGN, STRATA, [2, 2], n_latent=N_LATENT, n_hidden=N_HIDDEN, n_treatment_embedding=4,
@@ -50,6 +51,8 @@ def build(**options):
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
+        for buffer in module.baseline.buffers() if module.baseline is not None else ():
+            buffer.copy_(0.5 * torch.randn_like(buffer))
         module.library_size.fill_(12.0)
         module.input_mean.uniform_(0.2, 1.0)
         module.within_scale.uniform_(0.5, 2.0)
@@ -61,6 +64,7 @@ def draw_tensors(module, *, size_factor=False, seed=0):
     rng = np.random.default_rng(seed)
     counts = module.likelihood != "normal"
     code, other = rng.integers(4, size=(2, N_CELLS))
+    target = rng.choice([1, 2, 3, 5], N_CELLS)
     tensors = {
         KEYS.OUTCOME: rng.poisson(2.0, (N_CELLS, N_GENES)) if counts else rng.normal(1, 1, (N_CELLS, N_GENES)),
         KEYS.TREATMENT: code[:, None],
@@ -68,14 +72,15 @@ def draw_tensors(module, *, size_factor=False, seed=0):
         "counterfactual_treatment": DESIGN[other],
         "target_mean": rng.gamma(2, 1, (N_CELLS, N_GENES)),
         "target_variance": rng.gamma(2, 0.5, (N_CELLS, N_GENES)),
-        "target_row": rng.choice([-1, 2, 3, 5], N_CELLS),
+        "target_set": target,
+        "target_known": target > 1,
     }
     n_continuous = module.covariates.n_out - 4
     if n_continuous:
         tensors[KEYS.CONTINUOUS] = rng.normal(size=(N_CELLS, n_continuous))
     if size_factor:
         tensors[KEYS.SIZE_FACTOR] = rng.uniform(5, 30, (N_CELLS, 1))
-    codes = (KEYS.TREATMENT, KEYS.STRATUM, "target_row")
+    codes = (KEYS.TREATMENT, KEYS.STRATUM, "target_set", "target_known")
     tensors = {key: torch.from_numpy(value) for key, value in tensors.items()}
     return {key: value if key in codes else value.double() for key, value in tensors.items()}
 
@@ -87,8 +92,9 @@ class NaiveLoss:
         self.weights = {key: value.detach().numpy() for key, value in module.state_dict().items()}
         self.likelihood = options.get("likelihood", "normal")
         self.options = options
-        self.additive = options.get("additive", True)
-        self.residual = options.get("residual_input", True) and self.additive
+        self.has_baseline = options.get("baseline", True)
+        self.has_gain = options.get("response_gain", True) and self.has_baseline
+        self.residual = options.get("residual_input", True) and self.has_baseline
         self.genes = self.embed_genes() if "edge_index" in options else None
 
     def linear(self, name, value):
@@ -116,12 +122,19 @@ class NaiveLoss:
             message + self.weights["graph.convolutions.0.bias"], 0
         )
 
-    def shifted(self, treatment):
-        return self.weights["additive.intercept"] + treatment @ self.weights["additive.shift"]
+    def response(self, treatment, levels):
+        """A perturbation's shift is the pooled one plus what each feature of the stratum adds to it."""
+        features = sum(self.weights[f"baseline.features_{j}"][level] for j, level in enumerate(levels))
+        total = np.zeros(N_GENES)
+        for p, dose in enumerate(treatment):
+            total += dose * self.weights["baseline.shift"][p]
+            for k, feature in enumerate(features):
+                total += dose * feature * self.weights["baseline.interaction"][p, k]
+        return total
 
-    def baseline(self, treatment, levels):
-        offsets = [self.weights[f"additive.offsets.{j}"][level] for j, level in enumerate(levels)]
-        return self.shifted(treatment) + sum(offsets)
+    def level(self, levels):
+        offsets = [self.weights[f"baseline.offset_{j}"][level] for j, level in enumerate(levels)]
+        return self.weights["baseline.intercept"] + sum(offsets)
 
     def rate(self, log_rate):
         return np.exp(np.clip(log_rate, -15, 15))
@@ -131,9 +144,10 @@ class NaiveLoss:
         if not self.residual:
             value = value - self.weights["input_mean"]
         elif self.likelihood == "normal":
-            value = value - self.shifted(treatment)
+            value = value - (self.weights["baseline.intercept"] + self.response(treatment, levels))
         else:
-            value = value - np.log1p(self.rate(self.shifted(treatment)))
+            log_rate = self.weights["baseline.intercept"] + self.response(treatment, levels)
+            value = value - np.log1p(self.rate(log_rate))
         covariates = [self.weights[f"covariates.embeddings.{j}.weight"][level] for j, level in enumerate(levels)]
         embedded = self.linear("treatment_embedding", treatment)
         hidden = self.mlp(
@@ -158,8 +172,9 @@ class NaiveLoss:
                 score = 20 * np.tanh(self.linear(f"{name}.cell_score", u) / 20)
                 scores = [score + 20 * np.tanh(self.linear(f"{name}.gene_score", gene) / 20) for gene in self.genes]
                 outputs.append(np.array([u @ special.softmax(s) for s in scores]))
-        if self.additive:
-            outputs[0] = outputs[0] + self.baseline(treatment, levels)
+        if self.has_baseline:
+            gain = self.linear("gain", latent) if self.has_gain else 0.0
+            outputs[0] = outputs[0] + self.level(levels) + (1 + gain) * self.response(treatment, levels)
         if self.likelihood == "zinb":
             outputs[1] = outputs[1] - 3
         return outputs
@@ -208,10 +223,10 @@ class NaiveLoss:
             m, s = self.encode(predictions[i], other, levels, continuous)
             divergence[i] = (np.log(s / scale) + (scale**2 + (mean - m) ** 2) / (2 * s**2) - 0.5).sum() / N_GENES
         distances = []
-        for i, row in enumerate(tensors["target_row"]):
+        for i, target in enumerate(tensors["target_set"]):
             by_cell = self.options.get("distribution_target") == "cell"
-            judged = predictions[i] if by_cell else predictions[tensors["target_row"] == row].mean(axis=0)
-            if row >= 0:
+            judged = predictions[i] if by_cell else predictions[tensors["target_set"] == target].mean(axis=0)
+            if tensors["target_known"][i]:
                 distances.append(self.distance(judged, tensors["target_mean"][i], tensors["target_variance"][i]))
         terms = reconstruction.mean(), np.mean(distances), divergence.mean()
         return np.dot([0.7, 1.3, 2.1], terms), reconstruction, terms[1], divergence
@@ -243,13 +258,11 @@ def test_loss_equals_the_naive_one(name, size_factor):
 def test_gradient_of_the_loss_equals_finite_differences(name):
     module = build(**CONFIGURATIONS[name])
     tensors = draw_tensors(module)
-    # The centre of the encoder's input is a constant of the objective (detached), so its parameters are left out.
-    names = [key for key, _ in module.named_parameters() if not key.startswith("additive.")]
     loss_of(module, tensors).loss.backward()
     rng = np.random.default_rng(0)
     parameters = dict(module.named_parameters())
-    for key in names:
-        parameter, step = parameters[key], 1e-5
+    for key, parameter in parameters.items():
+        step = 1e-5
         direction = torch.from_numpy(rng.normal(size=tuple(parameter.shape)))
         values = []
         for sign in (1, -1):
@@ -265,20 +278,25 @@ class TestDistributionTerm:
     def test_strata_never_observed_are_masked(self):
         module = build(**GRAPH)
         tensors = draw_tensors(module)
-        hidden = tensors["target_row"] < 0
-        assert hidden.any()
+        known = tensors["target_known"]
+        assert known.any()
+        assert not known.all()
         before = loss_of(module, tensors)
         for key in ("target_mean", "target_variance"):
-            tensors[key][hidden] = 1e6
+            tensors[key][~known] = 1e6
         assert loss_of(module, tensors).loss.item() == before.loss.item()
-        tensors["target_mean"][~hidden] += 1
+        tensors["target_mean"][known] += 1
         assert loss_of(module, tensors).loss.item() != before.loss.item()
 
-    def test_nothing_observed_leaves_the_other_terms(self):
-        module = build(**GRAPH)
+    @pytest.mark.parametrize("options", [{}, {"distribution_loss": "gaussian", "distribution_target": "cell"}])
+    def test_nothing_observed_leaves_the_other_terms(self, options):
+        module = build(**GRAPH, **options)
         tensors = draw_tensors(module)
-        tensors["target_row"][:] = -1
+        tensors["target_known"][:] = False
         output = loss_of(module, tensors)
+        output.loss.backward()
+        assert torch.isfinite(output.loss)
+        assert all(torch.isfinite(parameter.grad).all() for parameter in module.parameters())
         assert output.extra_metrics["distribution_loss"] == 0
         rest = 0.7 * output.reconstruction_loss["reconstruction_loss"].mean() + 2.1 * output.kl_local["kl_local"].mean()
         torch.testing.assert_close(output.loss, rest)
@@ -287,7 +305,8 @@ class TestDistributionTerm:
         module = build(**GRAPH)
         module.individual_weight = module.divergence_weight = 0.0
         loss_of(module, draw_tensors(module)).loss.backward()
-        for part in (module.encoder.mean, module.encoder.outcome, module.decoder.heads[0].gene_score, module.graph):
+        head = module.decoder.heads[0].gene_score
+        for part in (module.encoder.mean, module.encoder.outcome, head, module.gain, module.graph):
             assert all(parameter.grad.abs().sum() > 0 for parameter in part.parameters())
         assert not module.gene_dispersion.grad.any()  # the constructed outcome is a mean, not a draw
 
@@ -304,6 +323,54 @@ class TestDistributionTerm:
             discriminator.logit.bias.fill_(0.4)
         output = loss_of(module, draw_tensors(module), discriminator=discriminator)
         assert output.extra_metrics["distribution_loss"].item() == pytest.approx(-np.log(special.expit(0.4)))
+
+
+class TestResponseGain:
+    LATENT = torch.from_numpy(np.random.default_rng(3).normal(size=(N_CELLS, N_LATENT)))
+
+    def decode(self, module):
+        rng = np.random.default_rng(4)
+        treatment, levels = (torch.from_numpy(a[rng.integers(len(a), size=N_CELLS)]) for a in (DESIGN, STRATA))
+        parameters = module.decode(self.LATENT, treatment.double(), levels, module.embed_genes())
+        return parameters[0].detach(), module.baseline.response(treatment.double(), levels)
+
+    def test_starts_at_zero(self):
+        options = {"n_latent": N_LATENT, "n_hidden": N_HIDDEN}
+        module = GraphVCIModule(N_GENES, DESIGN, STRATA, [2, 2], **options)
+        assert module.gain.weight.shape == (N_GENES, N_LATENT)
+        assert not module.gain.weight.any()
+
+    @pytest.mark.parametrize("likelihood", ["normal", "nb", "zinb"])
+    def test_adds_the_gain_times_the_response_to_the_mean(self, likelihood):
+        module = build(**GRAPH, likelihood=likelihood)
+        weight = module.gain.weight.detach().clone()
+        with torch.no_grad():
+            module.gain.weight.zero_()
+        without, response = self.decode(module)
+        with torch.no_grad():
+            module.gain.weight.copy_(weight)
+        found, _ = self.decode(module)
+        expected = np.array(
+            [[(weight[g] @ self.LATENT[i]) * response[i, g] for g in range(N_GENES)] for i in range(N_CELLS)]
+        )
+        assert np.abs(expected).max() > 0.1
+        np.testing.assert_allclose(found - without, expected, atol=1e-12)
+
+    def test_leaves_control_cells_alone(self):
+        module = build()
+        control, levels = torch.zeros(3, 2, dtype=torch.float64), torch.from_numpy(STRATA)
+        without_gain = build(response_gain=False)
+        without_gain.load_state_dict(module.state_dict(), strict=False)
+        for treatment, equal in ((control, True), (control + 1, False)):
+            found = module.decode(self.LATENT[:3], treatment, levels, None)[0]
+            expected = without_gain.decode(self.LATENT[:3], treatment, levels, None)[0]
+            assert torch.equal(found, expected) == equal
+
+    @pytest.mark.parametrize("options", [{"response_gain": False}, {"baseline": False}])
+    def test_there_is_none_without_a_response_to_scale(self, options):
+        module = build(**options)
+        assert module.gain is None
+        assert not any(name.startswith("gain") for name in module.state_dict())
 
 
 def test_frozen_encoder_serves_the_second_pass_only():
@@ -370,7 +437,7 @@ class TestInitialise:
     @pytest.mark.parametrize("likelihood", ["normal", "nb"])
     def test_statistics_of_training_cells(self, likelihood):
         module = build(likelihood=likelihood)
-        shift = module.additive.shift.detach().clone()
+        gain = module.gain.weight.detach().clone()
         module.initialise(self.MOMENTS)
         weights = np.array([0.25, 0.25, 0.5])
         mean, variance = weights @ self.MOMENTS.mean, weights @ self.MOMENTS.variance
@@ -379,29 +446,36 @@ class TestInitialise:
         np.testing.assert_allclose(module.within_scale, np.sqrt(variance), rtol=0.02)
         parameter = torch.from_numpy(mean if likelihood == "normal" else np.log(mean)).expand(1, -1)
         np.testing.assert_allclose(module.outcome_distribution([parameter]).variance[0].detach(), variance, rtol=0.02)
-        levels = [len(offset) for offset in module.additive.offsets]
-        fit = fit_additive(self.MOMENTS, DESIGN, STRATA, levels, log=likelihood == "nb")
-        np.testing.assert_array_equal(module.additive.shift.detach(), shift)  # learned from where it starts, zero
-        np.testing.assert_allclose(module.additive.intercept.detach(), fit.intercept, rtol=1e-6)
-        for offset, expected in zip(module.additive.offsets, fit.offsets, strict=True):
-            np.testing.assert_allclose(offset.detach(), expected, rtol=1e-6)
+        assert torch.equal(module.gain.weight, gain)
+        fit = fit_mean_model(self.MOMENTS, DESIGN, STRATA, [2, 2], log=likelihood == "nb")
+        treatment, levels = DESIGN[[0, 1, 2]].astype(np.float64), STRATA
+        found = module.baseline(torch.from_numpy(treatment), torch.from_numpy(levels))
+        np.testing.assert_allclose(found, fit.level(levels) + fit.response(treatment, levels), rtol=1e-5, atol=1e-6)
 
-    def test_published_network_has_no_additive_part(self):
-        module = build(additive=False, dispersion="gene-cell")
+    def test_published_network_has_no_baseline(self):
+        module = build(baseline=False, dispersion="gene-cell")
         module.initialise(self.MOMENTS)
-        assert module.additive is module.gene_dispersion is None
+        assert module.baseline is module.gene_dispersion is None
 
 
 class TestInput:
-    def test_deviation_from_gene_mean_and_treatment_shift(self):
+    def test_deviation_from_gene_mean_and_response(self):
+        """Levels of strata stay in: a control cell whose stratum is high reads high."""
         module = build()
-        treatment = module.design[[1, 3]]
+        treatment, levels = module.design[[0, 1, 3]], module.strata
+        outcome = torch.rand(3, N_GENES, dtype=torch.float64)
+        expected = module.baseline.intercept + module.baseline.response(treatment, levels)
+        torch.testing.assert_close(module.to_input(outcome, treatment, levels), outcome - expected)
+        offsets = module.baseline(treatment, levels) - expected
+        assert offsets.abs().max() > 0.1
+        torch.testing.assert_close(module.to_input(expected + offsets, treatment, levels), offsets)
+
+    @pytest.mark.parametrize("options", [{"residual_input": False}, {"baseline": False}])
+    def test_expression_itself_less_its_mean(self, options):
+        module = build(**options)
         outcome = torch.rand(2, N_GENES, dtype=torch.float64)
-        baseline = module.additive.shifted(treatment).detach()
-        torch.testing.assert_close(module.to_input(outcome, treatment), outcome - baseline)
-        assert not module.to_input(baseline, treatment).any()
-        plain = build(residual_input=False)
-        torch.testing.assert_close(plain.to_input(outcome, treatment), outcome - plain.input_mean)
+        found = module.to_input(outcome, module.design[[1, 3]], module.strata[:2])
+        torch.testing.assert_close(found, outcome - module.input_mean)
 
     def test_library_is_relative_to_the_standard_one(self):
         module = build(likelihood="nb")
@@ -424,7 +498,7 @@ class TestInput:
 
 def test_saved_state_holds_what_was_learned_and_no_tables():
     saved = set(build(**GRAPH).state_dict())
-    assert {"library_size", "input_mean", "within_scale", "graph.embedding", "additive.shift"} <= saved
+    assert {"library_size", "input_mean", "within_scale", "graph.embedding", "baseline.shift", "gain.weight"} <= saved
     assert not {"design", "strata", "graph.edge_index", "graph.edge_weight", "graph.features"} & saved
 
 

@@ -46,25 +46,29 @@ def make_batch(stratum):
     }
 
 
+def discriminator_loss(plan, batch):
+    return plan._discriminator_loss(batch, plan.module.unpack(batch))
+
+
 class TestDiscriminatorLoss:
     def test_cross_entropy_of_observed_cells_against_known_counterfactuals(self, plan):
         batch = make_batch([0, 0, 1, 1, 0])  # all are controls; stratum 1 was never treated
         plan._draw(batch)
-        assert batch["target_row"].tolist() == [1, 1, -1, -1, 1]
+        assert batch["target_known"].tolist() == [True, True, False, False, True]
         real = torch.tensor([0.3, -0.2, 1.0, 2.0, 0.0])
         fake = torch.tensor([-1.0, 0.5, 100.0, 100.0, 0.1])
         logits = iter([real, fake])
         plan.discriminator.forward = lambda *args: next(logits)
         positive = np.log1p(np.exp(-real.numpy())).mean()
         negative = np.log1p(np.exp(fake.numpy()[[0, 1, 4]])).mean()
-        assert plan._discriminator_loss(batch).item() == pytest.approx(positive + negative, rel=1e-6)
+        assert discriminator_loss(plan, batch).item() == pytest.approx(positive + negative, rel=1e-6)
 
     def test_backward_pass_where_no_counterfactual_is_known(self, plan):
         """Every process of a distributed run must take one: the others wait for its gradients."""
         batch = make_batch([1, 1])
         plan._draw(batch)
         plan.discriminator.eval()  # no dropout
-        loss = plan._discriminator_loss(batch)
+        loss = discriminator_loss(plan, batch)
         loss.backward()
         cells = plan.module.unpack(batch)
         with torch.no_grad():
@@ -75,7 +79,7 @@ class TestDiscriminatorLoss:
     def test_gradient_stays_in_the_discriminator(self, plan):
         batch = make_batch([0, 0, 1])
         plan._draw(batch)
-        plan._discriminator_loss(batch).backward()
+        discriminator_loss(plan, batch).backward()
         assert all(parameter.grad is None for parameter in plan.module.parameters())
         assert any(parameter.grad.abs().sum() > 0 for parameter in plan.discriminator.parameters())
 
@@ -144,7 +148,7 @@ class TestTraining:
         """Without the reconstruction term, only the discriminator says where a treatment's cells are."""
         sgv.GraphVCI.setup_anndata(screen, combination_sep="+", split_key="split")
         model = sgv.GraphVCI(
-            screen, distribution_loss="adversarial", n_latent=3, n_hidden=16, individual_weight=0.0, additive=False
+            screen, distribution_loss="adversarial", n_latent=3, n_hidden=16, individual_weight=0.0, baseline=False
         )
         train = (screen.obs["split"] == "train").to_numpy()
         target = screen.X[train & (screen.obs["perturbation"] == "B").to_numpy()].mean(axis=0)

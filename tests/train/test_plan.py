@@ -12,11 +12,11 @@ import scgraphvci as sgv
 from scgraphvci._constants import KEYS
 from scgraphvci.data import StratumMoments
 from scgraphvci.metrics import pearson_shift, r2
-from scgraphvci.module import GraphVCIModule, _module
-from scgraphvci.module._likelihood import MIN_SCALE
+from scgraphvci.module import GraphVCIModule, _objective
 from scgraphvci.module._objective import draw_counterfactual
 from scgraphvci.train import CounterfactualPlan, SplitByColumn
-from scgraphvci.train._plan import _condition_of_row, _mix
+from scgraphvci.train._plan import _mix
+from scgraphvci.train._targets import Targets
 
 N_GENES = 5
 DESIGN = np.array([[0.0, 0], [1, 0], [0, 1]], np.float32)
@@ -34,7 +34,9 @@ def make_moments(row=ROW):
 def make_plan(**kwargs):
     torch.manual_seed(0)
     module = GraphVCIModule(N_GENES, DESIGN, np.array([[0], [1]]), [2], n_hidden=8, n_latent=3)
-    return CounterfactualPlan(module, moments=make_moments(), **kwargs)
+    moments = make_moments()
+    module.initialise(moments)
+    return CounterfactualPlan(module, moments=moments, **kwargs)
 
 
 def make_batch(n=400):
@@ -77,19 +79,24 @@ def seed():
 class TestDraws:
     @pytest.mark.parametrize("target", ["stratum", "cell"])
     def test_targets_are_those_of_the_cell_s_stratum_under_the_drawn_treatment(self, target):
-        plan, batch, moments = make_plan(), make_batch(), make_moments()
+        plan, batch = make_plan(), make_batch()
         plan.module.distribution_target = target
         plan._draw(batch)
-        variance = moments.shrunken_variance(np.array([0, 0, 1, 2, 2])) + MIN_SCALE**2
+        targets = Targets(make_moments(), plan.module)
+        assert len(targets.mean.unique(dim=0)) == len(targets.variance.unique(dim=0)) == 5
+        pair_of_set = {}
         for i in range(400):
             own, drawn = batch[KEYS.TREATMENT][i, 0].item(), batch["counterfactual_condition"][i].item()
+            stratum = batch[KEYS.STRATUM][i, 0].item()
             assert own != drawn
             np.testing.assert_array_equal(batch["counterfactual_treatment"][i], DESIGN[drawn])
-            row = ROW[batch[KEYS.STRATUM][i, 0], drawn]
-            assert batch["target_row"][i] == row
+            row = ROW[stratum, drawn]
+            assert batch["target_known"][i] == (row >= 0)
+            assert pair_of_set.setdefault(batch["target_set"][i].item(), (stratum, drawn)) == (stratum, drawn)
             if row >= 0:
-                np.testing.assert_array_equal(batch["target_mean"][i], moments.mean[row])
-                np.testing.assert_allclose(batch["target_variance"][i], variance[row], rtol=1e-6)
+                np.testing.assert_array_equal(batch["target_mean"][i], targets.mean[row])
+                np.testing.assert_array_equal(batch["target_variance"][i], targets.variance[row])
+        assert len(set(pair_of_set.values())) == len(pair_of_set) == (4 if target == "stratum" else 6)
 
     @pytest.mark.parametrize("target", ["stratum", "cell"])
     def test_law_of_the_drawn_treatments(self, target):
@@ -123,8 +130,19 @@ class TestDraws:
                 drawn.append(batch["counterfactual_condition"])
             assert (torch.cat(drawn) == 0).any() == draw_control
 
-    def test_rows_of_moments_know_their_treatment(self):
-        assert _condition_of_row(make_moments()).tolist() == [0, 0, 1, 2, 2]
+    def test_targets_look_up_no_row_for_a_pair_never_observed(self):
+        """Cells whose pair has no moments get those of another row, which their loss must not read."""
+        losses = []
+        for change in (0.0, 100.0):
+            plan, batch = make_plan(), make_batch()
+            batch = {key: value[(batch[KEYS.STRATUM] == 1).ravel()] for key, value in batch.items()}
+            plan.target_mean[ROW[0, [0, 1, 2]]] += change  # the rows of the other stratum, where no cell is
+            torch.manual_seed(0)
+            losses.append(plan._step(batch)[1].loss.item())
+            known = batch["target_known"]
+            assert known.any()
+            assert not known.all()
+        assert losses[0] == losses[1]
 
     def test_moments_are_no_part_of_the_state(self):
         plan = make_plan(frozen_encoder=True)
@@ -233,6 +251,22 @@ class TestTraining:
                 assert torch.equal(value, start[f"encoder.{name}"])
         assert not equal(watcher.epoch_weights[0], watcher.epoch_weights[1])
 
+    def test_without_baseline(self, screen):
+        model = train(make_model(screen, baseline=False), 15, plan_kwargs={"lr": 1e-2})
+        loss = model.history["train_loss"].to_numpy(dtype=float).ravel()
+        assert loss[-1] < loss[0]
+        assert not any(name.startswith(("baseline", "gain")) for name in weights(model))
+
+    def test_the_baseline_stays_and_the_gain_learns(self, screen):
+        watcher = Watcher()
+        model = train(make_model(screen), 3, callbacks=[watcher])
+        start, end = watcher.epoch_weights[0], weights(model)
+        fixed = [name for name in end if name.startswith("baseline.")]
+        assert start["baseline.shift"].any()
+        assert all(torch.equal(start[name], end[name]) for name in fixed)
+        assert not start["gain.weight"].any()
+        assert end["gain.weight"].any()
+
     def test_without_validation_cells(self, screen):
         screen.obs["split"] = np.where(screen.obs["split"] == "ood", "ood", "train")
         model = train(make_model(screen))
@@ -250,7 +284,7 @@ class TestNonFiniteLoss:
 
     def spoil(self, monkeypatch, name, at_step, value=np.nan, *, gradient=False):
         """Multiply a function of the objective by `value` in one training step, or its gradient."""
-        function, calls = getattr(_module, name), []
+        function, calls = getattr(_objective, name), []
 
         def spoilt(*args):
             result = function(*args)
@@ -262,7 +296,7 @@ class TestNonFiniteLoss:
             result.register_hook(lambda grad: grad * value)
             return result
 
-        monkeypatch.setattr(_module, name, spoilt)
+        monkeypatch.setattr(_objective, name, spoilt)
 
     @pytest.mark.parametrize("value", [np.nan, np.inf])
     @pytest.mark.parametrize(

@@ -57,6 +57,26 @@ class StratumMoments:
         """Variance within strata and treatments, pooled over pairs, shape ``(n_genes,)``."""
         return np.average(self.variance, axis=0, weights=self.n_cells)
 
+    @property
+    def log_mean(self) -> np.ndarray:
+        """Log means of counts, as if one more count had been seen at the gene's mean; shape ``(n_rows, n_genes)``.
+
+        That keeps logs finite and, unlike a number added to all means, does not pull up rare genes where cells are few.
+        """
+        n = self.n_cells[:, None]
+        return np.log((n * self.mean.astype(np.float64) + 1) / (n + 1 / self._seen_mean))
+
+    @property
+    def log_within_variance(self) -> np.ndarray:
+        """Variance of one cell on the scale of `log_mean` (delta method), at least Poisson, shape ``(n_genes,)``."""
+        mean = self._seen_mean
+        return np.maximum(self.within_variance, mean) / mean**2
+
+    @property
+    def _seen_mean(self) -> np.ndarray:
+        """Mean over all training cells, of at least one count in all of them."""
+        return np.maximum(self.gene_mean, 1 / self.n_cells.sum())
+
     def shrunken_variance(self, conditions: np.ndarray, prior_cells: float = 20.0) -> np.ndarray:
         """Variance of each row, shrunk toward the pooled variance of its treatment as if that were `prior_cells` cells.
 

@@ -7,8 +7,8 @@ from typing import Any, get_args
 
 from scgraphvci.model._presets import Preset
 from scgraphvci.module._likelihood import Likelihood
-from scgraphvci.module._module import DistributionLoss
 from scgraphvci.module._networks import Pooling
+from scgraphvci.module._objective import DistributionLoss
 
 RAW_COUNTS_FROM = 30  # log1p of normalised expression stays far below; whole numbers above this are raw counts
 

@@ -61,6 +61,27 @@ def distribution(
     return ZeroInflatedNegativeBinomial(mu=rate, theta=theta, zi_logits=parameters[1])
 
 
+def initial_dispersion(likelihood: Likelihood, mean: Tensor, variance: Tensor) -> Tensor:
+    """Return the dispersion per gene (see :func:`distribution`) at which outcomes have given moments.
+
+    Parameters
+    ----------
+    likelihood
+        Family.
+    mean, variance
+        Mean and variance within strata, shape ``(n_genes,)``.
+
+    Returns
+    -------
+    Shape ``(n_genes,)``.
+    """
+    if not is_count(likelihood):
+        return torch.log(variance.sqrt().clamp(min=MIN_SCALE))
+    tiny = 1e-4  # where a gene varies less than a Poisson variable would
+    theta = mean.square() / (variance - mean).clamp(min=tiny)  # v = m + m^2 / theta
+    return torch.log(theta.clamp(0.1, 100.0))
+
+
 def draw_like(dist: Distribution) -> Tensor:
     """Return a draw with a gradient: exact for normal, moment-matched and clipped at 0 for counts."""
     if isinstance(dist, Normal):

@@ -1,4 +1,4 @@
-"""The graphVCI module: inference, generation and the three-term objective."""
+"""The graphVCI module: inference and generation. Its objective is in `_objective.py`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from scvi.module.base import BaseModuleClass, auto_move_data
 from torch import nn
 
 from scgraphvci._constants import KEYS
@@ -17,13 +17,13 @@ from scgraphvci.module._likelihood import (
     MIN_SCALE,
     Likelihood,
     distribution,
-    draw_like,
+    initial_dispersion,
     is_count,
     mean_of,
     n_parameters,
 )
 from scgraphvci.module._networks import CovariateEncoder, Decoder, Encoder, Pooling
-from scgraphvci.module._objective import gaussian_distance, kernel_distance, latent_divergence, mean_by_target
+from scgraphvci.module._objective import COUNTERFACTUAL_KEY, DistributionLoss, ObjectiveMixin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,19 +33,10 @@ if TYPE_CHECKING:
 
     from scgraphvci.data import StratumMoments
 
-DistributionLoss = Literal["kernel", "gaussian", "adversarial"]
-
 DROPOUT_LOGIT = -3.0  # zero inflation starts at 5 %: NB explains most zeros, and half the mean would be lost at 50 %
 
-# Keys the training plan adds to a minibatch.
-COUNTERFACTUAL_KEY = "counterfactual_treatment"  # treatment vectors t', (n_cells, n_perturbations)
-TARGET_MEAN_KEY = "target_mean"  # moments of (x, t'), (n_cells, n_genes)
-TARGET_VARIANCE_KEY = "target_variance"
-TARGET_SET_KEY = "target_set"  # code of (x, t'): cells with the same one form a set, (n_cells,)
-TARGET_KNOWN_KEY = "target_known"  # whether there are moments of (x, t'), (n_cells,)
 
-
-class GraphVCIModule(BaseModuleClass):
+class GraphVCIModule(ObjectiveMixin, BaseModuleClass):
     """Variational causal inference with a gene graph (Wu et al., ICLR 2023).
 
     Parameters
@@ -77,6 +68,9 @@ class GraphVCIModule(BaseModuleClass):
         Kernel width: "gene" for each gene's standard deviation within strata and treatments, or a number.
     baseline
         Whether the decoder's output is added to an empirical-Bayes model of stratum means, see :class:`MeanBaseline`.
+    response_gain
+        Whether the latent scales that model's response to the treatment, gene by gene, so that cells may respond more
+        or less than their stratum; the factor, linear in the latent, starts at 1. Without a baseline there is none.
     residual_input
         Whether the encoder reads what that model's response to the treatment leaves of expression, rather than
         expression itself.
@@ -164,22 +158,17 @@ class GraphVCIModule(BaseModuleClass):
     @torch.no_grad()
     def initialise(self, moments: StratumMoments) -> None:
         """Set scale, centre and baseline from the training cells, so that training starts there."""
-        tiny = 1e-4
         mean = torch.as_tensor(moments.gene_mean, dtype=torch.float32).to(self.input_mean)
         variance = torch.as_tensor(moments.within_variance, dtype=torch.float32).to(self.input_mean)
         self.library_size.fill_(moments.library_size)
         self.input_mean.copy_(torch.as_tensor(moments.input_mean))
         self.within_scale.copy_(variance.sqrt() + MIN_SCALE)
-        count = is_count(self.likelihood)
         if self.baseline is not None:
             design, strata = self.design.cpu().numpy(), self.strata.cpu().numpy()
-            self.baseline.start_from(fit_mean_model(moments, design, strata, self.n_levels, log=count))
+            log = is_count(self.likelihood)
+            self.baseline.start_from(fit_mean_model(moments, design, strata, self.n_levels, log=log))
         if self.gene_dispersion is not None:
-            if count:  # NB: v = m + m^2 / theta
-                theta = (mean.square() / (variance - mean).clamp(min=tiny)).clamp(0.1, 100.0)
-                self.gene_dispersion.copy_(torch.log(theta))
-            else:
-                self.gene_dispersion.copy_(torch.log(variance.sqrt().clamp(min=MIN_SCALE)))
+            self.gene_dispersion.copy_(initial_dispersion(self.likelihood, mean, variance))
 
     def embed_genes(self) -> Tensor | None:
         """Return gene embeddings H (n_genes, n_hidden), or None without a graph. Once per step, not per cell."""
@@ -198,14 +187,6 @@ class GraphVCIModule(BaseModuleClass):
             return value - self.input_mean
         expected = self.baseline.intercept + self.baseline.response(treatment, levels)
         return value - (torch.log1p(mean_of("nb", [expected])) if count else expected)
-
-    def baseline_mean(self, treatment: Tensor, levels: Tensor) -> Tensor:
-        """Return the baseline's mean on the model's scale, shape ``(n_cells, n_genes)``."""
-        if self.baseline is None:
-            msg = "The module has no baseline; build it with baseline=True."
-            raise ValueError(msg)
-        expected = self.baseline(treatment, levels)
-        return mean_of("nb", [expected]) if is_count(self.likelihood) else expected
 
     def encode(
         self,
@@ -228,9 +209,10 @@ class GraphVCIModule(BaseModuleClass):
         if self.likelihood == "zinb":
             parameters[1] = parameters[1] + DROPOUT_LOGIT
         if self.baseline is not None:
-            parameters[0] = parameters[0] + self.baseline(treatment, levels)
+            response = self.baseline.response(treatment, levels)
+            parameters[0] = parameters[0] + self.baseline.mean(response, levels)
             if self.gain is not None:
-                parameters[0] = parameters[0] + self.gain(latent) * self.baseline.response(treatment, levels)
+                parameters[0] = parameters[0] + self.gain(latent) * response
         return parameters
 
     def mean(self, parameters: list[Tensor]) -> Tensor:
@@ -266,42 +248,26 @@ class GraphVCIModule(BaseModuleClass):
         }
 
     def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Any]:
-        batch = self.unpack(tensors)
-        return {key: batch[key] for key in ("outcome", "treatment", "levels", "continuous")}
+        return {"cells": self.unpack(tensors)}
 
     @auto_move_data
-    def inference(
-        self, outcome: Tensor, treatment: Tensor, levels: Tensor, continuous: Tensor | None
-    ) -> dict[str, Any]:
-        """Encode cells and the graph."""
+    def inference(self, cells: dict[str, Any]) -> dict[str, Any]:
+        """Encode cells and the graph; hand the unpacked minibatch on to `generative` and `loss`."""
         genes = self.embed_genes()
-        qz = self.encode(outcome, treatment, levels, continuous, genes)
-        return {"qz": qz, "genes": genes}
+        qz = self.encode(cells["outcome"], cells["treatment"], cells["levels"], cells["continuous"], genes)
+        return {"qz": qz, "genes": genes, "cells": cells}
 
     def _get_generative_input(
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Any], **kwargs: Any
     ) -> dict[str, Any]:
-        batch = self.unpack(tensors)
-        return {
-            "qz": inference_outputs["qz"],
-            "genes": inference_outputs["genes"],
-            "treatment": batch["treatment"],
-            "counterfactual": tensors.get(COUNTERFACTUAL_KEY),
-            "levels": batch["levels"],
-            "library": batch["library"],
-        }
+        return {**inference_outputs, "counterfactual": tensors.get(COUNTERFACTUAL_KEY)}
 
     @auto_move_data
     def generative(
-        self,
-        qz: Normal,
-        genes: Tensor | None,
-        treatment: Tensor,
-        counterfactual: Tensor | None,
-        levels: Tensor,
-        library: Tensor | float,
+        self, qz: Normal, genes: Tensor | None, cells: dict[str, Any], counterfactual: Tensor | None
     ) -> dict[str, Any]:
         """Decode latent samples under the cells' own treatment and one of them under the counterfactual one."""
+        treatment, levels, library = cells["treatment"], cells["levels"], cells["library"]
         n = treatment.shape[0]
         latent = qz.rsample((self.n_samples,)).flatten(0, 1)
         stacked, where = treatment.repeat(self.n_samples, 1), levels.repeat(self.n_samples, 1)
@@ -319,81 +285,13 @@ class GraphVCIModule(BaseModuleClass):
         repeated = library.repeat(self.n_samples, 1) if isinstance(library, torch.Tensor) else library
         return {"px": self.outcome_distribution(factual, repeated), "counterfactual_parameters": other}
 
-    def loss(
-        self,
-        tensors: dict[str, Tensor],
-        inference_outputs: dict[str, Any],
-        generative_outputs: dict[str, Any],
-        frozen_encoder: Encoder | None = None,
-        discriminator: nn.Module | None = None,
-    ) -> LossOutput:
-        """Weigh the three terms of Eq. 3, with signs for minimisation.
-
-        The minibatch carries what the training plan drew: counterfactual treatments and the moments of their strata.
-        Where nothing is known of a stratum under t', the distribution term of that cell is left out.
-        """
-        batch = self.unpack(tensors)
-        n, n_genes = batch["outcome"].shape
-        log_prob = generative_outputs["px"].log_prob(batch["counts_or_expression"].repeat(self.n_samples, 1))
-        reconstruction = -log_prob.mean(dim=1).view(self.n_samples, n).mean(dim=0)
-
-        parameters = generative_outputs["counterfactual_parameters"]
-        counterfactual = tensors[COUNTERFACTUAL_KEY]
-        predicted = self.mean(parameters)
-        distance = self._distribution_distance(tensors, batch, predicted, parameters, discriminator)
-        known = tensors[TARGET_KNOWN_KEY].to(distance.dtype)
-        distance = distance * known
-        n_known = known.sum().clamp(min=1.0)
-
-        other_qz = self.encode(
-            predicted, counterfactual, batch["levels"], batch["continuous"], inference_outputs["genes"], frozen_encoder
-        )
-        divergence = latent_divergence(inference_outputs["qz"], other_qz, n_genes)
-
-        loss = (
-            self.individual_weight * reconstruction.mean()
-            + self.covariate_weight * distance.sum() / n_known
-            + self.divergence_weight * divergence.mean()
-        )
-        return LossOutput(
-            loss=loss,
-            reconstruction_loss=reconstruction,
-            kl_local=divergence,
-            n_obs_minibatch=n,
-            extra_metrics={"distribution_loss": (distance.sum() / n_known).detach()},
-        )
-
-    def _distribution_distance(
-        self,
-        tensors: dict[str, Tensor],
-        batch: dict[str, Any],
-        predicted: Tensor,
-        parameters: list[Tensor],
-        discriminator: nn.Module | None,
-    ) -> Tensor:
-        """Return -log phat(y' | x, t') per cell, shape ``(n_cells,)``."""
-        if self.distribution_loss == "adversarial":
-            if discriminator is None:
-                msg = "The adversarial distribution loss needs a discriminator; train with AdversarialPlan."
-                raise ValueError(msg)
-            drawn = draw_like(self.outcome_distribution(parameters))
-            logit = discriminator(self, drawn, tensors[COUNTERFACTUAL_KEY], batch["levels"], batch["continuous"])
-            return nn.functional.softplus(-logit)
-        mean, variance = tensors[TARGET_MEAN_KEY], tensors[TARGET_VARIANCE_KEY]
-        if self.distribution_target == "stratum":
-            predicted = mean_by_target(predicted, tensors[TARGET_SET_KEY])
-        if self.distribution_loss == "gaussian":
-            return gaussian_distance(predicted, mean, variance)
-        bandwidth = self.within_scale if self.kernel_bandwidth == "gene" else float(self.kernel_bandwidth)
-        return kernel_distance(predicted, mean, variance, bandwidth)
-
     @torch.inference_mode()
     def sample(self, tensors: dict[str, Tensor], n_samples: int = 1) -> Tensor:
         """Draw reconstructions of cells, shape ``(n_samples, n_cells, n_genes)``."""
-        batch = self.unpack(tensors)
-        inference = self.inference(**self._get_inference_input(tensors))
+        encoded = self.inference(**self._get_inference_input(tensors))
+        cells, genes = encoded["cells"], encoded["genes"]
         draws = []
         for _ in range(n_samples):
-            parameters = self.decode(inference["qz"].sample(), batch["treatment"], batch["levels"], inference["genes"])
-            draws.append(self.outcome_distribution(parameters, batch["library"]).sample())
+            parameters = self.decode(encoded["qz"].sample(), cells["treatment"], cells["levels"], genes)
+            draws.append(self.outcome_distribution(parameters, cells["library"]).sample())
         return torch.stack(draws)

@@ -1,4 +1,4 @@
-"""The terms of the objective (Eq. 1-3), each a pure function averaged over genes.
+"""The objective (Eq. 1-3): its terms, each a pure function, and their weighted sum.
 
 Every term is per gene: log-likelihoods are averaged over genes and the divergence, a sum over latents, is divided by
 the number of genes, so that weights mean the same whatever the numbers of genes and latents.
@@ -6,13 +6,119 @@ the number of genes, so that weights mean the same whatever the numbers of genes
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from scvi.module.base import BaseModuleClass, LossOutput
+from torch import nn
 from torch.distributions import Normal, kl_divergence
+
+from scgraphvci.module._likelihood import draw_like
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from scgraphvci.module._networks import Encoder
+
+_Base: Any = BaseModuleClass if TYPE_CHECKING else object
+
+DistributionLoss = Literal["kernel", "gaussian", "adversarial"]
+
+# Keys the training plan adds to a minibatch.
+COUNTERFACTUAL_KEY = "counterfactual_treatment"  # treatment vectors t', (n_cells, n_perturbations)
+TARGET_MEAN_KEY = "target_mean"  # moments of (x, t'), (n_cells, n_genes)
+TARGET_VARIANCE_KEY = "target_variance"
+TARGET_SET_KEY = "target_set"  # code of (x, t'): cells with the same one form a set, (n_cells,)
+TARGET_KNOWN_KEY = "target_known"  # whether there are moments of (x, t'), (n_cells,)
+
+
+class ObjectiveMixin(_Base):
+    """The objective of a module that encodes and decodes; its weights and kinds of terms are the module's attributes.
+
+    Attributes
+    ----------
+    individual_weight, covariate_weight, divergence_weight
+        Weights of the three terms (omega 0, 1, 2), all per gene.
+    distribution_loss, distribution_target, kernel_bandwidth
+        See :class:`scgraphvci.module.GraphVCIModule`.
+    n_samples
+        Latent samples for the reconstruction term.
+    """
+
+    individual_weight: float
+    covariate_weight: float
+    divergence_weight: float
+    distribution_loss: DistributionLoss
+    distribution_target: Literal["stratum", "cell"]
+    kernel_bandwidth: float | Literal["gene"]
+    n_samples: int
+
+    def loss(
+        self,
+        tensors: dict[str, Tensor],
+        inference_outputs: dict[str, Any],
+        generative_outputs: dict[str, Any],
+        frozen_encoder: Encoder | None = None,
+        discriminator: nn.Module | None = None,
+    ) -> LossOutput:
+        """Weigh the three terms of Eq. 3, with signs for minimisation.
+
+        The minibatch carries what the training plan drew: counterfactual treatments and the moments of their strata.
+        Where nothing is known of a stratum under t', the distribution term of that cell is left out.
+        """
+        cells = inference_outputs["cells"]
+        n, n_genes = cells["outcome"].shape
+        log_prob = generative_outputs["px"].log_prob(cells["counts_or_expression"].repeat(self.n_samples, 1))
+        reconstruction = -log_prob.mean(dim=1).view(self.n_samples, n).mean(dim=0)
+
+        parameters = generative_outputs["counterfactual_parameters"]
+        predicted = self.mean(parameters)
+        known = tensors[TARGET_KNOWN_KEY].to(predicted.dtype)
+        distance = known * self._distribution_distance(tensors, cells, predicted, parameters, discriminator)
+        n_known = known.sum().clamp(min=1.0)
+
+        other_qz = self.encode(
+            predicted, tensors[COUNTERFACTUAL_KEY], cells["levels"], cells["continuous"], inference_outputs["genes"],
+            frozen_encoder,
+        )  # fmt: skip
+        divergence = latent_divergence(inference_outputs["qz"], other_qz, n_genes)
+
+        loss = (
+            self.individual_weight * reconstruction.mean()
+            + self.covariate_weight * distance.sum() / n_known
+            + self.divergence_weight * divergence.mean()
+        )
+        return LossOutput(
+            loss=loss,
+            reconstruction_loss=reconstruction,
+            kl_local=divergence,
+            n_obs_minibatch=n,
+            extra_metrics={"distribution_loss": (distance.sum() / n_known).detach()},
+        )
+
+    def _distribution_distance(
+        self,
+        tensors: dict[str, Tensor],
+        cells: dict[str, Any],
+        predicted: Tensor,
+        parameters: list[Tensor],
+        discriminator: nn.Module | None,
+    ) -> Tensor:
+        """Return -log phat(y' | x, t') per cell, shape ``(n_cells,)``."""
+        if self.distribution_loss == "adversarial":
+            if discriminator is None:
+                msg = "The adversarial distribution loss needs a discriminator; train with AdversarialPlan."
+                raise ValueError(msg)
+            drawn = draw_like(self.outcome_distribution(parameters))
+            logit = discriminator(self, drawn, tensors[COUNTERFACTUAL_KEY], cells["levels"], cells["continuous"])
+            return nn.functional.softplus(-logit)
+        mean, variance = tensors[TARGET_MEAN_KEY], tensors[TARGET_VARIANCE_KEY]
+        if self.distribution_target == "stratum":
+            predicted = mean_by_target(predicted, tensors[TARGET_SET_KEY])
+        if self.distribution_loss == "gaussian":
+            return gaussian_distance(predicted, mean, variance)
+        bandwidth = self.within_scale if self.kernel_bandwidth == "gene" else float(self.kernel_bandwidth)
+        return kernel_distance(predicted, mean, variance, bandwidth)
 
 
 def kernel_distance(predicted: Tensor, mean: Tensor, variance: Tensor, bandwidth: Tensor | float) -> Tensor:

@@ -9,7 +9,8 @@ from torch import nn
 
 from scgraphvci.module._discriminator import Discriminator
 from scgraphvci.module._likelihood import draw_like
-from scgraphvci.module._module import COUNTERFACTUAL_KEY, TARGET_KNOWN_KEY, GraphVCIModule
+from scgraphvci.module._module import GraphVCIModule
+from scgraphvci.module._objective import COUNTERFACTUAL_KEY, TARGET_KNOWN_KEY
 from scgraphvci.train._plan import CounterfactualPlan
 
 if TYPE_CHECKING:
@@ -41,12 +42,12 @@ class AdversarialPlan(CounterfactualPlan):
         """Step the model, then the discriminator on the same draws."""
         model_optimizer, discriminator_optimizer = self.optimizers()
         self.discriminator.requires_grad_(False)
-        _, output = self._step(batch, discriminator=self.discriminator)
+        encoded, output = self._step(batch, discriminator=self.discriminator)
         self.discriminator.requires_grad_(True)
         self._check_finite(output, batch_idx)
         self._descend(model_optimizer, output.loss, self.module.parameters())
 
-        loss = self._discriminator_loss(batch)
+        loss = self._discriminator_loss(batch, encoded["cells"])
         self._descend(discriminator_optimizer, loss, self.discriminator.parameters())
         self.log("discriminator_loss_train", loss, on_step=False, on_epoch=True,
                  batch_size=output.n_obs_minibatch, sync_dist=self.use_sync_dist)  # fmt: skip
@@ -63,14 +64,13 @@ class AdversarialPlan(CounterfactualPlan):
         nn.utils.clip_grad_norm_(parameters, self.gradient_clip)
         optimizer.step()
 
-    def _discriminator_loss(self, batch: dict[str, Tensor]) -> Tensor:
+    def _discriminator_loss(self, batch: dict[str, Tensor], cells: dict[str, Any]) -> Tensor:
         """Cross-entropy of observed cells against counterfactuals of strata that were observed.
 
         Every process takes the backward pass, also one whose batch has no such counterfactual: others would wait.
         """
         module = self.module
         known = batch[TARGET_KNOWN_KEY].float()
-        cells = module.unpack(batch)
         with torch.no_grad():
             genes = module.embed_genes()
             qz = module.encode(cells["outcome"], cells["treatment"], cells["levels"], cells["continuous"], genes)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from scvi import settings
@@ -12,15 +11,15 @@ from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
 
 from scgraphvci._constants import KEYS
-from scgraphvci.module._module import (
+from scgraphvci.module._module import GraphVCIModule
+from scgraphvci.module._objective import (
     COUNTERFACTUAL_KEY,
-    TARGET_MEAN_KEY,
     TARGET_KNOWN_KEY,
+    TARGET_MEAN_KEY,
     TARGET_SET_KEY,
     TARGET_VARIANCE_KEY,
-    GraphVCIModule,
+    draw_counterfactual,
 )
-from scgraphvci.module._objective import draw_counterfactual
 from scgraphvci.train._shift_metrics import ShiftMetrics
 from scgraphvci.train._targets import Targets
 
@@ -50,9 +49,6 @@ class CounterfactualPlan(TrainingPlan):
         Whether the second pass (on y') uses a copy of the encoder refreshed each epoch, as the authors' code does.
     lr, weight_decay, eps
         Of Adam.
-    lr_schedule
-        "cosine": the learning rate falls to 0 over the training, which averages the noise of late steps out of the
-        weights; "constant": it stays, or falls on a plateau if `reduce_lr_on_plateau` is given.
     **kwargs
         Passed to :class:`scvi.train.TrainingPlan`.
     """
@@ -68,13 +64,11 @@ class CounterfactualPlan(TrainingPlan):
         lr: float = 1e-3,
         weight_decay: float = 1e-6,
         eps: float = 1e-8,
-        lr_schedule: Literal["cosine", "constant"] = "cosine",
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("n_epochs_kl_warmup", None)
         kwargs.setdefault("lr_scheduler_metric", "validation_loss")
         super().__init__(module, lr=lr, weight_decay=weight_decay, eps=eps, **kwargs)
-        self.lr_schedule = lr_schedule
         frequency = torch.as_tensor(moments.condition_frequency)
         if not draw_control:
             frequency[0] = 0
@@ -89,17 +83,6 @@ class CounterfactualPlan(TrainingPlan):
         self._frozen_encoder: list[torch.nn.Module] = []
         self._last_good: list[dict[str, Tensor]] = []
         self._good_epoch = 0
-
-    def configure_optimizers(self) -> Any:
-        """Return the optimiser, with its schedule."""
-        config = super().configure_optimizers()
-        if self.lr_schedule == "cosine" and not self.reduce_lr_on_plateau:
-            n_steps = self.trainer.estimated_stepping_batches
-            scheduler = torch.optim.lr_scheduler.LambdaLR(
-                config["optimizer"], lambda step: 0.5 * (1 + math.cos(math.pi * min(step / n_steps, 1)))
-            )
-            config["lr_scheduler"] = {"scheduler": scheduler, "interval": "step"}
-        return config
 
     def on_fit_start(self) -> None:
         """Seed the order of cells, which Lightning draws for the first epoch before that epoch starts."""
@@ -156,8 +139,8 @@ class CounterfactualPlan(TrainingPlan):
         stratum = batch[KEYS.STRATUM].long().flatten()
         condition = draw_counterfactual(batch[KEYS.TREATMENT].long().flatten(), self.frequency)
         module = self.module
-        treatment, levels = module.design[condition], module.strata[stratum]
-        predicted = module.mean(module.decode(encoded["qz"].mean, treatment, levels, encoded["genes"]))
+        levels = encoded["cells"]["levels"]
+        predicted = module.mean(module.decode(encoded["qz"].mean, module.design[condition], levels, encoded["genes"]))
         self.shift_metrics.update(predicted, stratum, condition)
 
     def _step(self, batch: dict[str, Tensor], **loss_kwargs: Any) -> tuple[dict[str, Any], LossOutput]:

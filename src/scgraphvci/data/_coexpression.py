@@ -1,0 +1,158 @@
+"""Coexpression within the levels of a covariate: how a response travels from gene to gene there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from scipy import sparse
+from sklearn.utils.extmath import randomized_svd
+
+from scgraphvci.data._moments import row_blocks
+
+if TYPE_CHECKING:
+    from scgraphvci.data._moments import StratumMoments
+
+MAX_CELLS = 50_000  # more would not change the covariance of genes
+N_AXES = 128
+AXES_VALUES = 20_000_000  # size of the matrix that the axes are found in
+MIN_SCALE = 1e-3
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """Deviations of training cells from the mean of their stratum and treatment, along leading axes.
+
+    Attributes
+    ----------
+    axes
+        Orthonormal axes, shape ``(n_genes, n_axes)``.
+    score
+        Coordinates of cells, genes in standard deviations within strata, shape ``(n_cells, n_axes)``.
+    stratum, condition
+        Codes of the cells, shape ``(n_cells,)``.
+    """
+
+    axes: np.ndarray
+    score: np.ndarray
+    stratum: np.ndarray
+    condition: np.ndarray
+
+
+def cell_residuals(
+    matrix: Any,
+    stratum: np.ndarray,
+    condition: np.ndarray,
+    moments: StratumMoments,
+    cells: np.ndarray,
+    library: np.ndarray | None = None,
+    n_axes: int = N_AXES,
+) -> Residuals:
+    """Compute residuals of at most 50,000 cells, in one pass over them.
+
+    Parameters
+    ----------
+    matrix, stratum, condition, cells, library
+        As for :func:`stratum_moments`, which gave `moments`.
+    moments
+        Moments of the cells.
+    n_axes
+        How many axes to keep.
+    """
+    rng = np.random.default_rng(0)
+    cells = np.asarray(cells)
+    if cells.size > MAX_CELLS:
+        cells = rng.choice(cells, MAX_CELLS, replace=False)
+    row = moments.row[stratum[cells], condition[cells]]
+    cells = np.sort(cells[moments.n_cells[row] > 1])  # a lone cell has no deviation from its mean
+    row = moments.row[stratum[cells], condition[cells]]
+    n_genes = matrix.shape[1]
+    n_shown = min(cells.size, max(AXES_VALUES // n_genes, 4 * n_axes))
+    shown = np.sort(rng.choice(cells.size, n_shown, replace=False))
+    block = _Standardised(matrix, moments, library)
+    n_axes = min(n_axes, n_genes, max(n_shown - 1, 1))
+    some = np.concatenate([block.rows(cells[shown], row[shown])]) if n_shown else np.zeros((1, n_genes))
+    axes = randomized_svd(some, n_axes, n_iter=4, random_state=0)[2].T
+    score = np.zeros((cells.size, axes.shape[1]), dtype=np.float32)
+    for start, values in row_blocks(matrix, cells):
+        part = slice(start, start + values.shape[0])
+        score[part] = block.standardise(values, cells[part], row[part]) @ axes
+    return Residuals(axes, score, stratum[cells], condition[cells])
+
+
+class _Standardised:
+    """Residuals of cells in standard deviations within strata."""
+
+    def __init__(self, matrix: Any, moments: StratumMoments, library: np.ndarray | None) -> None:
+        self.matrix, self.moments, self.library = matrix, moments, library
+        self.scale = np.sqrt(moments.within_variance) + MIN_SCALE
+        self.inflation = np.sqrt(moments.n_cells / np.maximum(moments.n_cells - 1, 1))
+
+    def rows(self, cells: np.ndarray, row: np.ndarray) -> np.ndarray:
+        blocks = row_blocks(self.matrix, cells)
+        return np.concatenate(
+            [
+                self.standardise(values, cells[start : start + values.shape[0]], row[start : start + values.shape[0]])
+                for start, values in blocks
+            ]
+        )
+
+    def standardise(self, values: Any, cells: np.ndarray, row: np.ndarray) -> np.ndarray:
+        dense = np.asarray(values.toarray() if sparse.issparse(values) else values, dtype=np.float32)
+        if self.library is not None:
+            dense = dense * (self.moments.library_size / self.library[cells])[:, None].astype(np.float32)
+        return (dense - self.moments.mean[row]) * self.inflation[row, None] / self.scale
+
+
+class GeneRegression(NamedTuple):
+    r"""Ridge regression of every gene on all others over cells, in closed form.
+
+    With S the sum over n cells of outer products of residuals, and :math:`Q = (S + \lambda n I)^{-1}`, the coefficient
+    of gene k for gene j is :math:`-Q_{kj} / Q_{jj}`. S is known along `axes`; across them it counts as 0.
+    """
+
+    axes: np.ndarray  # (n_genes, n_axes), orthonormal eigenvectors of S
+    eigenvalue: np.ndarray  # (n_axes,)
+    n_cells: int
+
+    def predict(self, response: np.ndarray, penalty: float) -> np.ndarray:
+        """What the responses (n, n_genes) of all other genes say of each gene, shape ``(n, n_genes)``."""
+        kept = self.eigenvalue / (self.eigenvalue + penalty * max(self.n_cells, 1))
+        own = 1 - self.axes**2 @ kept
+        return response - (response - (response @ self.axes * kept) @ self.axes.T) / own
+
+
+class Coexpression:
+    """Regressions of genes on one another within the levels of a covariate.
+
+    Parameters
+    ----------
+    residuals
+        Residuals of cells.
+    level
+        Level of each stratum, shape ``(n_strata,)``.
+    """
+
+    def __init__(self, residuals: Residuals, level: np.ndarray) -> None:
+        self.axes = residuals.axes
+        of_cell = level[residuals.stratum]
+        order = np.lexsort([residuals.condition, of_cell])
+        self._score = residuals.score[order].astype(np.float64)
+        self._level, self._condition = of_cell[order], residuals.condition[order]
+        self._gram: dict[int, np.ndarray] = {}
+
+    def regression(self, level: int, without: int | None = None) -> GeneRegression:
+        """Regression over the cells of a level, those of one condition left out.
+
+        A training pair must be as ignorant of itself as a held-out one: its cells carry the treatment's effect.
+        """
+        first, last = np.searchsorted(self._level, [level, level + 1])
+        if level not in self._gram:
+            self._gram[level] = self._score[first:last].T @ self._score[first:last]
+        gram, n_cells = self._gram[level], last - first
+        if without is not None:
+            begin, end = first + np.searchsorted(self._condition[first:last], [without, without + 1])
+            gram = gram - self._score[begin:end].T @ self._score[begin:end]
+        eigenvalue, rotation = np.linalg.eigh(gram)
+        return GeneRegression(self.axes @ rotation, np.maximum(eigenvalue, 0), int(n_cells))
