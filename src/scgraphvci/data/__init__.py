@@ -1,5 +1,6 @@
 """scvi-tools fields for treatments, strata and networks, stratum moments and the simulator's core."""
 
+from scgraphvci.data._coexpression import Residuals, cell_residuals
 from scgraphvci.data._fields import (
     ContinuousField,
     SizeFactorField,
@@ -16,11 +17,13 @@ __all__ = [
     "ContinuousField",
     "GraphField",
     "OutcomeField",
+    "Residuals",
     "SizeFactorField",
     "SplitField",
     "StratumField",
     "StratumMoments",
     "TreatmentField",
     "TreatmentTable",
+    "cell_residuals",
     "stratum_moments",
 ]

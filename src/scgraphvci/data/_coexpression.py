@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from scgraphvci.data._moments import StratumMoments
 
 MAX_CELLS = 50_000  # more would not change the covariance of genes
-N_AXES = 128
+N_AXES = 200
 AXES_VALUES = 20_000_000  # size of the matrix that the axes are found in
 MIN_SCALE = 1e-3
+RIDGE = (1.0, 3.0, 10.0, 30.0)  # penalties, in cells; a gene's own variance is 1
 
 
 @dataclass(frozen=True)
@@ -105,22 +106,34 @@ class _Standardised:
         return (dense - self.moments.mean[row]) * self.inflation[row, None] / self.scale
 
 
-class GeneRegression(NamedTuple):
+class GeneRegression:
     r"""Ridge regression of every gene on all others over cells, in closed form.
 
     With S the sum over n cells of outer products of residuals, and :math:`Q = (S + \lambda n I)^{-1}`, the coefficient
-    of gene k for gene j is :math:`-Q_{kj} / Q_{jj}`. S is known along `axes`; across them it counts as 0.
+    of gene k for gene j is :math:`-Q_{kj} / Q_{jj}`. S is known along some axes; across them it counts as 0.
+
+    Parameters
+    ----------
+    axes
+        Orthonormal axes, shape ``(n_genes, n_axes)``.
+    gram
+        S along them, shape ``(n_axes, n_axes)``.
+    n_cells
+        Number of cells.
     """
 
-    axes: np.ndarray  # (n_genes, n_axes), orthonormal eigenvectors of S
-    eigenvalue: np.ndarray  # (n_axes,)
-    n_cells: int
+    def __init__(self, axes: np.ndarray, gram: np.ndarray, n_cells: int) -> None:
+        self._axes = axes
+        eigenvalue, self._rotation = np.linalg.eigh(gram)
+        eigenvalue = np.maximum(eigenvalue, 0)
+        self._kept = {penalty: eigenvalue / (eigenvalue + penalty * max(n_cells, 1)) for penalty in RIDGE}
+        squares = (axes @ self._rotation) ** 2
+        self._own = {penalty: 1 - squares @ kept for penalty, kept in self._kept.items()}
 
     def predict(self, response: np.ndarray, penalty: float) -> np.ndarray:
-        """What the responses (n, n_genes) of all other genes say of each gene, shape ``(n, n_genes)``."""
-        kept = self.eigenvalue / (self.eigenvalue + penalty * max(self.n_cells, 1))
-        own = 1 - self.axes**2 @ kept
-        return response - (response - (response @ self.axes * kept) @ self.axes.T) / own
+        """What responses of all other genes say of each gene: from and to shape ``(n, n_genes)``."""
+        along = response @ self._axes @ self._rotation * self._kept[penalty]
+        return response - (response - along @ self._rotation.T @ self._axes.T) / self._own[penalty]
 
 
 class Coexpression:
@@ -154,5 +167,4 @@ class Coexpression:
         if without is not None:
             begin, end = first + np.searchsorted(self._condition[first:last], [without, without + 1])
             gram = gram - self._score[begin:end].T @ self._score[begin:end]
-        eigenvalue, rotation = np.linalg.eigh(gram)
-        return GeneRegression(self.axes @ rotation, np.maximum(eigenvalue, 0), int(n_cells))
+        return GeneRegression(self.axes, gram, int(n_cells))

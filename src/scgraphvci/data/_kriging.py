@@ -99,7 +99,7 @@ class Kriging:
             Sampling variance of `shift`, shape ``(n_members,)``.
         """
         for block in self.blocks:
-            ridge = self._ridge(block, np.arange(block.rows.size), variances)
+            ridge = self.ridge(block, np.arange(block.rows.size), variances)
             stacked = ridge.coefficients(self.pairs.shift[block.rows])
             coefficients = stacked.reshape(block.members.size, 1 + self.features.shape[1], -1)
             sampling = ridge.sampling_variance(self.pairs.noise[block.rows]).reshape(coefficients.shape[:2])
@@ -118,7 +118,7 @@ class Kriging:
             Level codes of each stratum, shape ``(n_strata, n_covariates)``.
         """
         grid = [Variances(*pair) for pair in product(SIMILARITY, HETEROGENEITY)]
-        some = Kriging(self.pairs, self.blocks[:: max(1, -(-len(self.blocks) // CROSS_VALIDATED))], self.features)
+        some = self.subset()
         errors = [[some.held_out_variance(column[:, None], v).mean() for v in grid] for column in strata.T]
         told = [error for error in errors if np.isfinite(error[0])]
         if not told:
@@ -136,24 +136,45 @@ class Kriging:
         Pairs with a perturbation that no other level has seen are passed over: nothing is known of them.
         """
         for block in self.blocks:
-            present = block.design != 0
-            for level in strata[self.pairs.stratum[block.rows]].T:
-                for code in np.unique(level):
-                    rest = np.flatnonzero(level != code)
-                    unseen = ~present[rest].any(axis=0)
-                    group = np.flatnonzero((level == code) & ~present[:, unseen].any(axis=1))
-                    if not group.size:
-                        continue
-                    fitted = self._ridge(block, rest, variances).coefficients(self.pairs.shift[block.rows[rest]])
-                    residual = self.pairs.shift[block.rows[group]] - self._columns(block, group, variances) @ fitted
+            for column in strata.T:
+                for rest, group in self.left_out(block, column):
+                    fitted = self.ridge(block, rest, variances).coefficients(self.pairs.shift[block.rows[rest]])
+                    residual = self.pairs.shift[block.rows[group]] - self.columns(block, group, variances) @ fitted
                     yield residual, self.pairs.noise[block.rows[group]]
 
-    def _ridge(self, block: Block, rows: np.ndarray, variances: Variances) -> Ridge:
+    def left_out(self, block: Block, level: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the rows of a block without a level, and those of the level whose perturbations other levels have seen.
+
+        Parameters
+        ----------
+        block
+            The block.
+        level
+            Level of each stratum, shape ``(n_strata,)``.
+        """
+        present = block.design != 0
+        of_row = level[self.pairs.stratum[block.rows]]
+        for code in np.unique(of_row):
+            rest = np.flatnonzero(of_row != code)
+            unseen = ~present[rest].any(axis=0)
+            group = np.flatnonzero((of_row == code) & ~present[:, unseen].any(axis=1))
+            if group.size:
+                yield rest, group
+
+    def subset(self) -> Kriging:
+        """Return the regressions that variances are chosen by: some of them where there are many."""
+        return Kriging(self.pairs, self.blocks[:: max(1, -(-len(self.blocks) // CROSS_VALIDATED))], self.features)
+
+    def pooled(self, coefficients: np.ndarray) -> np.ndarray:
+        """Effects at features 0, of the coefficients of a block; shape ``(n_members, n_genes)``."""
+        return coefficients[:: 1 + self.features.shape[1]]
+
+    def ridge(self, block: Block, rows: np.ndarray, variances: Variances) -> Ridge:
         weight = 1 / (self.pairs.noise[block.rows[rows]] + variances.heterogeneity)
         penalty = np.tile([FLAT, *[1.0] * self.features.shape[1]], block.members.size)
-        return Ridge(self._columns(block, rows, variances), weight, penalty)
+        return Ridge(self.columns(block, rows, variances), weight, penalty)
 
-    def _columns(self, block: Block, rows: np.ndarray, variances: Variances) -> np.ndarray:
+    def columns(self, block: Block, rows: np.ndarray, variances: Variances) -> np.ndarray:
         """Each treatment, alone and times the features; scaled so that their prior has variance 1."""
         features = np.sqrt(variances.similarity) * self.features[self.pairs.stratum[block.rows[rows]]]
         along = np.concatenate([np.ones((rows.size, 1)), features], axis=1)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy import sparse
 
+from scgraphvci.data._deviation import fit_deviation
 from scgraphvci.data._kriging import HETEROGENEITY, Kriging, Pairs, Variances, excess_variance, split_blocks
 from scgraphvci.data._ridge import Ridge
 from scgraphvci.data._shrinkage import probability_of_effect
@@ -15,6 +16,7 @@ from scgraphvci.data._shrinkage import probability_of_effect
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from scgraphvci.data._coexpression import Residuals
     from scgraphvci.data._moments import StratumMoments
 
 N_FEATURES = 8  # principal components of strata along which responses may vary
@@ -26,7 +28,7 @@ NULL_SHRINKAGE = 0.2
 
 @dataclass(frozen=True)
 class MeanModel:
-    r"""Means of strata under treatments, :math:`m_{xt} = b + \sum_j o_{x_j} + t^\top (s + \Phi_x B)`.
+    r"""Means of strata under treatments, :math:`m_{xt} = b + \sum_j o_{x_j} + t^\top (s + \Phi_x B + C_{x_k})`.
 
     Attributes
     ----------
@@ -44,6 +46,11 @@ class MeanModel:
     heterogeneity
         Variance of stratum means about the model, of controls and of responses, in within-stratum variances, shape
         ``(2, n_genes)``.
+    deviation
+        C, what the coexpression within levels of covariate k adds, shape ``(n_levels, n_perturbations, n_genes)``; no
+        levels where it does not help.
+    deviation_covariate
+        k.
     """
 
     intercept: np.ndarray
@@ -52,6 +59,8 @@ class MeanModel:
     level_features: list[np.ndarray]
     interaction: np.ndarray
     heterogeneity: np.ndarray
+    deviation: np.ndarray
+    deviation_covariate: int
 
     def level(self, strata: np.ndarray) -> np.ndarray:
         """Means under control, from level codes (n, n_covariates); shape ``(n, n_genes)``."""
@@ -66,11 +75,20 @@ class MeanModel:
         total = design @ self.shift
         for k in range(features.shape[1]):
             total += features[:, [k]] * (design @ self.interaction[:, k])
+        for level, table in enumerate(self.deviation):
+            rows = np.flatnonzero(strata[:, self.deviation_covariate] == level)
+            total[rows] += design[rows] @ table
         return total
 
 
 def fit_mean_model(
-    moments: StratumMoments, design: np.ndarray, strata: np.ndarray, n_levels: Sequence[int], *, log: bool
+    moments: StratumMoments,
+    design: np.ndarray,
+    strata: np.ndarray,
+    n_levels: Sequence[int],
+    residuals: Residuals | None = None,
+    *,
+    log: bool,
 ) -> MeanModel:
     r"""Fit the model to the moments of the training cells.
 
@@ -84,7 +102,8 @@ def fit_mean_model(
     :math:`\rho` and :math:`\nu` are those that best predict the responses of a covariate's level from the other
     levels. Each perturbation's effect on a gene is then shrunk in proportion to the posterior probability that there
     is none (see :func:`probability_of_effect`); a posterior mean would shrink the few large effects, too, that make a
-    treatment what it is. Offsets are fitted to what the shifts leave.
+    treatment what it is. With `residuals` of cells, deviations that the coexpression within levels foretells are added
+    if they help (see :func:`fit_deviation`). Offsets are fitted to what the shifts leave.
 
     Parameters
     ----------
@@ -96,6 +115,8 @@ def fit_mean_model(
         Level codes of each stratum, shape ``(n_strata, n_covariates)``.
     n_levels
         Levels of each covariate.
+    residuals
+        Residuals of the training cells.
     log
         Model log means (counts) rather than means.
     """
@@ -116,6 +137,9 @@ def fit_mean_model(
     variances = kriging.choose(strata)
     if not variances.similarity:  # responses that vary along no feature need none
         kriging, level_features = everywhere_alike, [feature[:, :0] for feature in level_features]
+    deviation = None
+    if residuals is not None:
+        deviation = fit_deviation(kriging, variances, strata, n_levels, design.shape[1], residuals)
     shift = np.zeros_like(pooled)
     interaction = np.zeros((design.shape[1], kriging.features.shape[1], sd.size))
     for members, coefficients, varying, sampling in kriging.fit(variances):
@@ -123,8 +147,19 @@ def fit_mean_model(
         kept = (1 - NULL_SHRINKAGE * (1 - probability)) * sd
         shift[members] = coefficients * kept
         interaction[members] = varying * kept[:, None]
+    table = np.zeros((0, *shift.shape), dtype=np.float32)
+    if deviation is not None:
+        table = deviation.table * sd.astype(np.float32)
+        for block, correction in zip(blocks, deviation.correction, strict=True):
+            along = correction.reshape(block.members.size, 1 + interaction.shape[1], -1) * sd
+            shift[block.members] -= along[:, 0]
+            interaction[block.members] -= along[:, 1:] * np.sqrt(variances.similarity)
+        pairs = pairs._replace(shift=pairs.shift - deviation.fitted)
+        kriging = replace(kriging, pairs=pairs)
     spread = _known(kriging.held_out_variance(strata, variances))
-    model = MeanModel(np.zeros_like(sd), [], shift, level_features, interaction, np.zeros((2, sd.size)))
+    covariate = 0 if deviation is None else deviation.covariate
+    unknown = np.zeros((2, sd.size))
+    model = MeanModel(np.zeros_like(sd), [], shift, level_features, interaction, unknown, table, covariate)
 
     # Cells of a treatment say less about their stratum's level, the more its response deviates from the model.
     weight = seen.n_cells / np.where(seen.condition > 0, 1 + seen.n_cells * spread.mean(), 1)

@@ -11,7 +11,7 @@ import pandas as pd
 from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
 
 from scgraphvci._constants import KEYS
-from scgraphvci.data import StratumMoments, TreatmentTable, stratum_moments
+from scgraphvci.data import StratumMoments, TreatmentTable, cell_residuals, stratum_moments
 from scgraphvci.data._moments import library_sizes
 from scgraphvci.model._checks import check_options, check_outcome
 from scgraphvci.model._effects import EffectsMixin
@@ -210,7 +210,8 @@ class GraphVCI(
         # A model that goes on training keeps its scale, whatever the data it goes on with.
         moments = self._moments(train, float(self.module.library_size) if self.is_trained_ else None)
         if not self.is_trained_:
-            self.module.initialise(moments)
+            matrix, stratum, condition, library = self._screen()
+            self.module.initialise(moments, cell_residuals(matrix, stratum, condition, moments, train, library))
         validation_moments = self._moments(validation, float(self.module.library_size)) if len(validation) else None
         if len(validation):
             trainer_kwargs.setdefault("check_val_every_n_epoch", 1 if early_stopping else max(1, max_epochs // 20))
@@ -239,6 +240,20 @@ class GraphVCI(
 
     def _moments(self, cells: np.ndarray, library_size: float | None = None) -> StratumMoments:
         """Moments of some cells of the registered data."""
+        matrix, stratum, condition, library = self._screen()
+        return stratum_moments(
+            matrix,
+            stratum,
+            condition,
+            n_strata=self.module.strata.shape[0],
+            n_conditions=self.module.design.shape[0],
+            cells=np.asarray(cells),
+            library=library,
+            library_size=library_size if library is not None else None,
+        )
+
+    def _screen(self) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray | None]:
+        """Return outcomes, strata, treatment vectors and, for counts, libraries of all cells of the registered data."""
         manager = self.adata_manager
         matrix = manager.get_from_registry(KEYS.OUTCOME)
         library = None
@@ -247,16 +262,11 @@ class GraphVCI(
                 library = np.asarray(manager.get_from_registry(KEYS.SIZE_FACTOR), dtype=np.float64).ravel()
             else:
                 library = library_sizes(matrix)
-        return stratum_moments(
-            matrix,
-            stratum=np.asarray(manager.get_from_registry(KEYS.STRATUM)).ravel().astype(np.int64),
-            condition=np.asarray(manager.get_from_registry(KEYS.TREATMENT)).ravel().astype(np.int64),
-            n_strata=self.module.strata.shape[0],
-            n_conditions=self.module.design.shape[0],
-            cells=np.asarray(cells),
-            library=library,
-            library_size=library_size if library is not None else None,
+        stratum, condition = (
+            np.asarray(manager.get_from_registry(key)).ravel().astype(np.int64)
+            for key in (KEYS.STRATUM, KEYS.TREATMENT)
         )
+        return matrix, stratum, condition, library
 
     def _warn_if_collapsed(self, train: np.ndarray, n_cells: int = 1_000, threshold: float = 1e-3) -> None:
         """Warn if cells of a stratum and treatment are all decoded alike, so that nothing individual is predicted."""

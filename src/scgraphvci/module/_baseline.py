@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -31,6 +31,8 @@ class MeanBaseline(nn.Module):
     shift: Tensor
     interaction: Tensor
     heterogeneity: Tensor
+    deviation: Tensor
+    deviation_covariate: Tensor
 
     def __init__(self, n_genes: int, n_perturbations: int, n_levels: Sequence[int]) -> None:
         super().__init__()
@@ -41,6 +43,8 @@ class MeanBaseline(nn.Module):
         self.register_buffer("shift", torch.zeros(n_perturbations, n_genes))
         self.register_buffer("interaction", torch.zeros(n_perturbations, n_features, n_genes))
         self.register_buffer("heterogeneity", torch.zeros(2, n_genes))
+        self.register_buffer("deviation", torch.zeros(0, n_perturbations, n_genes))  # as many levels as the fit has
+        self.register_buffer("deviation_covariate", torch.zeros((), dtype=torch.long))
         for j, n in enumerate(n_levels):
             self.register_buffer(f"offset_{j}", torch.zeros(n, n_genes))
             self.register_buffer(f"features_{j}", torch.zeros(n, n_features))
@@ -50,6 +54,8 @@ class MeanBaseline(nn.Module):
         self.intercept.copy_(torch.as_tensor(fit.intercept))
         self.shift.copy_(torch.as_tensor(fit.shift))
         self.heterogeneity.copy_(torch.as_tensor(fit.heterogeneity))
+        self.deviation = torch.as_tensor(fit.deviation).to(self.shift)
+        self.deviation_covariate.fill_(fit.deviation_covariate)
         n_features = fit.interaction.shape[1]
         self.interaction.zero_()
         self.interaction[:, :n_features] = torch.as_tensor(fit.interaction).to(self.interaction)
@@ -67,6 +73,10 @@ class MeanBaseline(nn.Module):
         first = (treatment != 0).sum(dim=1).cumsum(0)
         first = torch.cat([first.new_zeros(1), first[:-1]])  # where the perturbations of each cell begin
         total = _weighted_rows(self.shift, perturbation, first, amount)
+        if self.deviation.shape[0]:
+            level = levels.index_select(1, self.deviation_covariate.view(1)).flatten()
+            rows = level[cell] * self.deviation.shape[1] + perturbation
+            total = total + _weighted_rows(self.deviation.flatten(0, 1), rows, first, amount)
         n_features = self.interaction.shape[1]
         if not n_features:
             return total
@@ -83,6 +93,13 @@ class MeanBaseline(nn.Module):
         """Return the mean of each cell's stratum, given its response, shape ``(n_cells, n_genes)``."""
         total = self.intercept + response
         return total + self._sum("offset", levels) if self.n_covariates else total
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Take deviations of any number of levels: none before training, those of one covariate after it."""
+        stored = state_dict.get(f"{prefix}deviation")
+        if stored is not None and stored.shape[1:] == self.deviation.shape[1:]:
+            self.deviation = self.deviation.new_zeros(stored.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _sum(self, name: str, levels: Tensor) -> Tensor:
         """Sum over covariates of what their levels contribute."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributions import Distribution, Normal
 
-    from scgraphvci.data import StratumMoments
+    from scgraphvci.data import Residuals, StratumMoments
 
 DROPOUT_LOGIT = -3.0  # zero inflation starts at 5 %: NB explains most zeros, and half the mean would be lost at 50 %
 
@@ -156,7 +156,7 @@ class GraphVCIModule(ObjectiveMixin, BaseModuleClass):
         self.gene_dispersion = nn.Parameter(torch.zeros(n_genes)) if dispersion == "gene" else None
 
     @torch.no_grad()
-    def initialise(self, moments: StratumMoments) -> None:
+    def initialise(self, moments: StratumMoments, residuals: Residuals | None = None) -> None:
         """Set scale, centre and baseline from the training cells, so that training starts there."""
         mean = torch.as_tensor(moments.gene_mean, dtype=torch.float32).to(self.input_mean)
         variance = torch.as_tensor(moments.within_variance, dtype=torch.float32).to(self.input_mean)
@@ -166,7 +166,7 @@ class GraphVCIModule(ObjectiveMixin, BaseModuleClass):
         if self.baseline is not None:
             design, strata = self.design.cpu().numpy(), self.strata.cpu().numpy()
             log = is_count(self.likelihood)
-            self.baseline.start_from(fit_mean_model(moments, design, strata, self.n_levels, log=log))
+            self.baseline.start_from(fit_mean_model(moments, design, strata, self.n_levels, residuals, log=log))
         if self.gene_dispersion is not None:
             self.gene_dispersion.copy_(initial_dispersion(self.likelihood, mean, variance))
 
