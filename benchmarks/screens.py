@@ -120,17 +120,8 @@ def run(setting: str, seed: int, models: list[str], epochs: int | None, path: Pa
         pairs.loc[pairs["predictor"] == name, ["seconds", "leak"]] = [seconds, leak(model, adata, truth)]
         pairs = pairs.assign(setting=setting, seed=seed)
         pairs.to_csv(path, mode="a", header=not path.exists(), index=False, float_format="%.5g")
-        shown = pairs[pairs["predictor"] == name]
-        columns = [
-            "pearson_shift",
-            "weighted_r2",
-            "centroid_accuracy",
-            "cell_error",
-            "individuality",
-            "leak",
-            "seconds",
-        ]
-        console.print({"setting": setting, "seed": seed, "model": name, **shown[columns].mean().round(3).to_dict()})
+        means = pairs.loc[pairs["predictor"] == name, [*JUDGED, *SINGLE]].mean().round(3).to_dict()
+        console.print({"setting": setting, "seed": seed, "model": name, **means})
 
 
 def train(adata: Any, name: str, seed: int, epochs: int | None) -> tuple[Any, float]:
