@@ -9,6 +9,8 @@ from scvi import settings
 from scvi.train import TrainingPlan
 from torch import nn
 
+from scgraphvci.train._seed import mix_seed
+
 if TYPE_CHECKING:
     from scvi.module.base import LossOutput
     from torch import Tensor
@@ -19,7 +21,7 @@ GRADIENT_CLIP = 10.0
 
 
 class BaselinePlan(TrainingPlan):
-    """Minimises the module's loss. Draws are seeded by (seed, epoch).
+    """Minimises the module's loss. Draws are seeded by (seed, epoch, rank).
 
     Parameters
     ----------
@@ -72,7 +74,8 @@ class BaselinePlan(TrainingPlan):
         """Log the loss of a training step, and all terms; stop at a loss that is not finite."""
         n = output.n_obs_minibatch
         if mode == "train":
-            if not torch.isfinite(output.loss):
+            # All processes stop together: one that stopped alone would leave the others waiting for its gradients.
+            if not self.trainer.strategy.reduce_boolean_decision(bool(torch.isfinite(output.loss)), all=True):
                 msg = (
                     f"The loss became {output.loss.item()} in epoch {self.current_epoch}. Lower the learning rate "
                     "(`plan_kwargs={'lr': ...}`) or check the data for extreme values."
@@ -88,7 +91,7 @@ class BaselinePlan(TrainingPlan):
                  sync_dist=self.use_sync_dist)  # fmt: skip
 
     def _seed(self, epoch: int) -> None:
-        torch.manual_seed(((settings.seed or 0) * 1_000_003 + epoch) % 2**63)
+        torch.manual_seed(mix_seed(settings.seed or 0, epoch, self.global_rank))
 
 
 class AlternatingPlan(BaselinePlan):
@@ -126,15 +129,16 @@ class AlternatingPlan(BaselinePlan):
         term = module.adversarial_term(module.unpack(batch), inference, generative)
         module.adversary.requires_grad_(True)
         self._log_terms(output, "train")
-        self._descend(model_optimizer, output.loss + term, module.parameters())
+        self._descend(model_optimizer, output.loss + term)
 
         loss = module.adversary_loss(module.unpack(batch), inference, generative)
-        self._descend(adversary_optimizer, loss, module.adversary.parameters())
+        self._descend(adversary_optimizer, loss)
         self._log("adversarial_term_train", term, output.n_obs_minibatch)
         self._log("adversary_loss_train", loss, output.n_obs_minibatch)
 
-    def _descend(self, optimizer: Any, loss: Tensor, parameters: Any) -> None:
+    def _descend(self, optimizer: Any, loss: Tensor) -> None:
         optimizer.zero_grad()
         self.manual_backward(loss)
-        nn.utils.clip_grad_norm_(parameters, GRADIENT_CLIP)
+        # Only its own: gradients of the other optimiser's last step are still there.
+        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], GRADIENT_CLIP)
         optimizer.step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,7 @@ from scgraphvci.module._objective import (
     TARGET_VARIANCE_KEY,
     draw_counterfactual,
 )
+from scgraphvci.train._seed import mix_seed
 from scgraphvci.train._shift_metrics import ShiftMetrics
 from scgraphvci.train._targets import Targets
 
@@ -45,6 +47,8 @@ class CounterfactualPlan(TrainingPlan):
         Moments of the validation cells, the truth of the validation metrics; None without validation cells.
     draw_control
         Whether control may be drawn as the counterfactual treatment (the paper never does).
+    keep_best
+        Whether the model ends with the weights of the lowest validation loss rather than the last ones.
     frozen_encoder
         Whether the second pass (on y') uses a copy of the encoder refreshed each epoch, as the authors' code does.
     lr, weight_decay, eps
@@ -61,6 +65,7 @@ class CounterfactualPlan(TrainingPlan):
         validation_moments: StratumMoments | None = None,
         draw_control: bool = True,
         frozen_encoder: bool = False,
+        keep_best: bool = True,
         lr: float = 1e-3,
         weight_decay: float = 1e-6,
         eps: float = 1e-8,
@@ -82,7 +87,11 @@ class CounterfactualPlan(TrainingPlan):
         # Held in lists so that neither becomes a submodule: they are no part of the state or of the optimiser.
         self._frozen_encoder: list[torch.nn.Module] = []
         self._last_good: list[dict[str, Tensor]] = []
+        self._keep_best = keep_best
+        self._best: dict[str, Any] = {}
         self._good_epoch = 0
+        # No buffer changes in training and every process computes the same, so that none has to be sent at every step.
+        self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
     def on_fit_start(self) -> None:
         """Seed the order of cells, which Lightning draws for the first epoch before that epoch starts."""
@@ -104,9 +113,32 @@ class CounterfactualPlan(TrainingPlan):
         if not self.trainer.strategy.reduce_boolean_decision(finite, all=True):
             self._stop("The weights became NaN or infinite", "gradient")
 
+    def on_train_end(self) -> None:
+        """Return to the best weights, and let go of those kept."""
+        if self._best:
+            self.module.load_state_dict(self._best["weights"], strict=False)
+        self._best.clear()
+        self._last_good.clear()
+
+    def on_validation_end(self) -> None:
+        """Keep the weights if they are the best so far. Many epochs on few cells learn these by heart."""
+        if not self._keep_best or self.trainer.sanity_checking:
+            return
+        loss = float(self.trainer.callback_metrics["validation_loss"])
+        if loss < self._best.get("loss", math.inf):
+            self._best.update(loss=loss, weights=self._weights())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the best weights, so that a resumed training ends as an undisturbed one."""
+        checkpoint["best"] = dict(self._best)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the best weights so far."""
+        self._best = dict(checkpoint.get("best", {}))
+
     def on_validation_epoch_start(self) -> None:
         """Use the same draws in every validation, so that epochs compare."""
-        torch.manual_seed(_mix(settings.seed or 0, 2**31, self.global_rank))
+        torch.manual_seed(mix_seed(settings.seed or 0, 2**31, self.global_rank))
         if self.shift_metrics is not None:
             self.shift_metrics.reset(self.device)
 
@@ -213,12 +245,16 @@ class CounterfactualPlan(TrainingPlan):
         self._stop(f"The loss became {output.loss.item()}", ", ".join(broken) or "sum")
 
     def _keep_weights(self) -> None:
-        self._last_good[:] = [{key: value.detach().clone() for key, value in self.module.state_dict().items()}]
+        self._last_good[:] = [self._weights()]
         self._good_epoch = self.current_epoch
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Copy of what training changes; buffers are not."""
+        return {name: value.detach().cpu().clone() for name, value in self.module.named_parameters()}
 
     def _stop(self, what: str, term: str) -> None:
         """Return to the weights kept last and stop training."""
-        self.module.load_state_dict(self._last_good[0])
+        self.module.load_state_dict(self._last_good[0], strict=False)
         kept = "before training" if self._good_epoch == 0 else f"at the start of epoch {self._good_epoch}"
         msg = (
             f"{what} in epoch {self.current_epoch} (term: {term}); the weights {kept} are kept. "
@@ -227,11 +263,4 @@ class CounterfactualPlan(TrainingPlan):
         raise FloatingPointError(msg)
 
     def _seed(self) -> None:
-        torch.manual_seed(_mix(settings.seed or 0, self.current_epoch, self.global_rank))
-
-
-def _mix(seed: int, epoch: int, rank: int) -> int:
-    """Mix three numbers to one seed, so that neighbouring ones give unrelated streams."""
-    value = (seed * 0x9E3779B97F4A7C15 + epoch * 0xBF58476D1CE4E5B9 + rank * 0x94D049BB133111EB) % 2**64
-    value ^= value >> 31
-    return (value * 0xD6E8FEB86659FD93) % 2**63
+        torch.manual_seed(mix_seed(settings.seed or 0, self.current_epoch, self.global_rank))
