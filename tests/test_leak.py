@@ -57,13 +57,13 @@ def change_covariates(adata):
     return adata
 
 
-def fit(adata, setup=None, **kwargs):
+def fit(adata, setup=None, plan_kwargs=None, **kwargs):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The latent has collapsed|Expression looks like raw counts")
         sgv.GraphVCI.setup_anndata(adata, **{**SETUP, **(setup or {})})
         scvi.settings.seed = 0
         model = sgv.GraphVCI(adata, n_hidden=16, n_latent=4, n_graph_hidden=8, **kwargs)
-        model.train(max_epochs=2, check_val_every_n_epoch=1, **QUIET)
+        model.train(max_epochs=2, check_val_every_n_epoch=1, plan_kwargs=plan_kwargs, **QUIET)
     return model
 
 
@@ -107,6 +107,17 @@ def test_training_predictions_and_effects_never_see_held_out_cells(setup, kwargs
 
 
 @pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("setup", [{}, {"layer": "counts"}], ids=["normal", "nb"])
+@pytest.mark.parametrize("propagation", ["coexpression", "graph"])
+def test_coexpression_of_held_out_cells_tells_of_no_response(setup, propagation, change, monkeypatch):
+    monkeypatch.setattr("scgraphvci.data._deviation.WORTH", 0.0)  # deviations by level, whether they help or not
+    options = {"propagation": propagation, "likelihood": "nb" if setup else "normal"}
+    model = fit(make_screen(), setup, **options)
+    assert model.module.baseline.deviation.any()
+    assert_same(model, fit(change_covariates(change_held_out(make_screen(), change)), setup, **options))
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_scales_come_from_training_cells(change):
     """Median library, gene scales and the standardisation of covariates."""
     setup = {"layer": "counts", "continuous_covariate_keys": ["age"]}
@@ -146,15 +157,16 @@ def test_scale_and_default_of_doses_come_from_training_cells():
     assert tables[0].design.max() == 1.0
 
 
-def test_test_cells_steer_early_stopping_only():
+def test_test_cells_only_choose_between_epochs():
     """Weights after a given number of epochs do not depend on validation cells either."""
-    model = fit(make_screen())
+    last = {"keep_best": False}
+    model = fit(make_screen(), plan_kwargs=last)
     adata = make_screen()
     cells = np.flatnonzero(adata.obs["split"] == "test")
     dense = adata.X.toarray()
     dense[cells] = 3.0
     adata.X = dense
-    other = fit(adata)
+    other = fit(adata, plan_kwargs=last)
     weights = other.module.state_dict()
     for name, weight in model.module.state_dict().items():
         np.testing.assert_array_equal(weight, weights[name], err_msg=name)

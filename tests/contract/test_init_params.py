@@ -29,6 +29,7 @@ OTHER = {
     "graph_pooling": "sum",
     "dropout_rate": 0.2,
     "baseline": False,
+    "propagation": "graph",
     "response_gain": False,
     "residual_input": False,
     "individual_weight": 0.5,

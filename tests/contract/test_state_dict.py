@@ -9,6 +9,7 @@ import scgraphvci as sgv
 
 BASELINE = {
     *("baseline.intercept", "baseline.shift", "baseline.interaction", "baseline.heterogeneity"),
+    *("baseline.deviation", "baseline.deviation_covariate"),
     *("baseline.offset_0", "baseline.offset_1", "baseline.features_0", "baseline.features_1", "gain.weight"),
 }
 COMMON = {
@@ -44,6 +45,8 @@ def build(new_screen, setup=None, **kwargs):
         ({}, {"decoder": "attention"}, COMMON | GRAPH | ATTENTION),
         ({"grn_key": None}, {}, COMMON | LINEAR),
         ({}, {"response_gain": False}, (COMMON | GRAPH | DOT) - {"gain.weight"}),
+        ({}, {"propagation": "graph"}, COMMON | GRAPH | DOT),
+        ({}, {"propagation": "none"}, COMMON | GRAPH | DOT),
         ({}, {"baseline": False}, (COMMON | GRAPH | DOT) - BASELINE),
         (
             {},
@@ -53,7 +56,7 @@ def build(new_screen, setup=None, **kwargs):
         ({"layer": "counts"}, {"likelihood": "zinb"}, COMMON | GRAPH | DOT | {"decoder.heads.1.gene_score.weight"}),
         ({"layer": "counts"}, {"distribution_loss": "adversarial", "likelihood": "nb"}, COMMON | GRAPH | DOT),
     ],
-    ids=["default", "attention", "vci", "no gain", "no baseline", "gene-cell", "zinb", "adversarial"],
+    ids=["default", "attention", "vci", "no gain", "graph", "none", "no baseline", "gene-cell", "zinb", "adversarial"],
 )
 def test_names_of_weights(new_screen, setup, kwargs, expected):
     """A change here breaks saved models: give it a migration in `on_load`, and freeze a checkpoint of the old kind."""

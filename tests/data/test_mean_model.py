@@ -32,7 +32,7 @@ def predict(model, design, strata):
 
 
 def is_finite(model):
-    arrays = [model.intercept, model.shift, model.interaction, model.heterogeneity]
+    arrays = [model.intercept, model.shift, model.interaction, model.heterogeneity, model.deviation]
     return all(np.isfinite(array).all() for array in [*arrays, *model.offsets, *model.level_features])
 
 
@@ -304,16 +304,19 @@ def test_always_finite(kind, log):
         assert not model.response(design, np.zeros((4, 2), int)).any()
 
 
-def test_response_takes_sparse_treatment_vectors():
+@pytest.mark.parametrize("n_deviating", [0, 3])
+def test_response_equals_a_naive_formula_also_for_sparse_treatment_vectors(n_deviating):
     rng = np.random.default_rng(0)
     model = MeanModel(
-        np.zeros(4), [rng.normal(size=(2, 4))], rng.normal(size=(3, 4)), [rng.normal(size=(2, 2))],
-        rng.normal(size=(3, 2, 4)), np.zeros((2, 4)),
+        np.zeros(4), [rng.normal(size=(n, 4)) for n in (2, 3)], rng.normal(size=(3, 4)),
+        [rng.normal(size=(n, 2)) for n in (2, 3)], rng.normal(size=(3, 2, 4)), np.zeros((2, 4)),
+        rng.normal(size=(n_deviating, 3, 4)), 1,
     )  # fmt: skip
-    design, strata = rng.normal(size=(5, 3)), rng.integers(2, size=(5, 1))
-    naive = [
-        sum(t[p] * (model.shift[p] + model.level_features[0][x] @ model.interaction[p]) for p in range(3))
-        for t, (x,) in zip(design, strata, strict=True)
-    ]
+    design, strata = rng.normal(size=(8, 3)), np.stack([rng.integers(2, size=8), rng.integers(3, size=8)], axis=1)
+    naive = []
+    for t, (x, y) in zip(design, strata, strict=True):
+        features = model.level_features[0][x] + model.level_features[1][y]
+        deviation = model.deviation[y] if n_deviating else np.zeros((3, 4))
+        naive.append(sum(t[p] * (model.shift[p] + features @ model.interaction[p] + deviation[p]) for p in range(3)))
     np.testing.assert_allclose(model.response(design, strata), naive)
     np.testing.assert_allclose(model.response(sparse.csr_array(design), strata), naive)

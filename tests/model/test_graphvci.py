@@ -45,6 +45,9 @@ def assert_works(model, library="standard"):
         {"layer": "counts", "likelihood": "nb", "grn_key": None, "distribution_loss": "gaussian"},
         {"graph_pooling": "max", "n_graph_layers": 2, "n_layers": 1},
         {"baseline": False},
+        {"propagation": "graph"},
+        {"propagation": "none"},
+        {"layer": "counts", "likelihood": "nb", "propagation": "graph"},
         {"response_gain": False},
         {"dropout_rate": 0.1, "n_samples": 3},
         {"kernel_bandwidth": 0.5},
@@ -79,6 +82,58 @@ def test_training_learns(new_screen, fit):
             baseline.append(((dense[control].mean(axis=0) - truth) ** 2).mean())
     assert len(errors) >= 4
     assert np.mean(errors) < 0.8 * np.mean(baseline)
+
+
+@pytest.fixture(scope="module")
+def interacting():
+    """A screen in which half of the edges are off in each cell type; not to be changed."""
+    return sgv.datasets.simulate(
+        n_cells=2500, n_genes=60, n_perturbations=6, n_cell_types=3, n_donors=1, interaction=1.0, seed=1
+    )
+
+
+@pytest.mark.parametrize("likelihood", ["normal", "nb"])
+def test_propagation_decides_what_foretells_deviations(interacting, fit, likelihood, monkeypatch):
+    adata = interacting.copy()
+    adata.varp["grn"] = adata.varp["grn_true"]
+    layer = "counts" if likelihood == "nb" else None
+    kwargs = {"likelihood": likelihood, "layer": layer, "categorical_covariate_keys": ["cell_type"]}
+    tables = {}
+    for propagation in ("coexpression", "graph"):
+        baseline = fit(adata, propagation=propagation, **kwargs).module.baseline
+        assert baseline.deviation.shape == (3, 6, 60)
+        tables[propagation] = baseline.deviation
+    assert not torch.allclose(tables["coexpression"], tables["graph"])
+    genes_without_regulators = np.asarray(abs(adata.varp["grn"]).sum(axis=0)).ravel() == 0
+    assert not tables["graph"][..., genes_without_regulators].any()
+
+    def refuse(*args):
+        pytest.fail("residuals are not needed")
+
+    monkeypatch.setattr("scgraphvci.model._graphvci.cell_residuals", refuse)
+    assert fit(adata, propagation="none", **kwargs).module.baseline.deviation.shape[0] == 0
+    assert fit(adata, preset="paper", **kwargs).module.baseline is None
+
+
+def test_a_model_with_deviations_is_saved_and_loaded(interacting, fit, tmp_path):
+    model = fit(interacting.copy(), categorical_covariate_keys=["cell_type"])
+    assert model.module.baseline.deviation.shape[0] == 3
+    model.save(tmp_path / "m")
+    loaded = sgv.GraphVCI.load(tmp_path / "m", interacting.copy())
+    for treatment in model.treatments.perturbations:
+        expected = model.predict(treatment, source="all").X
+        np.testing.assert_allclose(loaded.predict(treatment, source="all").X, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("features", [None, "features"])
+def test_propagation_along_a_graph_needs_one(new_screen, features):
+    adata = new_screen()
+    adata.varm["features"] = np.random.default_rng(0).normal(size=(adata.n_vars, 2))
+    sgv.GraphVCI.setup_anndata(adata, gene_features_key=features)
+    with pytest.raises(ValueError, match="propagation='graph' needs a network: name one with `grn_key`"):
+        sgv.GraphVCI(adata, propagation="graph")
+    with pytest.raises(ValueError, match="Unknown propagation 'edges'. Choose one of"):
+        sgv.GraphVCI(adata, propagation="edges")
 
 
 def test_paper_preset_has_the_papers_settings(new_screen):

@@ -51,8 +51,12 @@ def build(**options):
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-        for buffer in module.baseline.buffers() if module.baseline is not None else ():
-            buffer.copy_(0.5 * torch.randn_like(buffer))
+        if module.baseline is not None:
+            module.baseline.deviation = module.baseline.shift.new_zeros(2, *module.baseline.shift.shape)
+            module.baseline.deviation_covariate.fill_(1)
+            for buffer in module.baseline.buffers():
+                if buffer.is_floating_point():
+                    buffer.copy_(0.5 * torch.randn_like(buffer))
         module.library_size.fill_(12.0)
         module.input_mean.uniform_(0.2, 1.0)
         module.within_scale.uniform_(0.5, 2.0)
@@ -123,11 +127,12 @@ class NaiveLoss:
         )
 
     def response(self, treatment, levels):
-        """A perturbation's shift is the pooled one plus what each feature of the stratum adds to it."""
+        """A perturbation's shift is the pooled one, a level's deviation and what each feature of the stratum adds."""
         features = sum(self.weights[f"baseline.features_{j}"][level] for j, level in enumerate(levels))
+        deviation = self.weights["baseline.deviation"][levels[self.weights["baseline.deviation_covariate"]]]
         total = np.zeros(N_GENES)
         for p, dose in enumerate(treatment):
-            total += dose * self.weights["baseline.shift"][p]
+            total += dose * (self.weights["baseline.shift"][p] + deviation[p])
             for k, feature in enumerate(features):
                 total += dose * feature * self.weights["baseline.interaction"][p, k]
         return total
@@ -452,9 +457,35 @@ class TestInitialise:
         found = module.baseline(torch.from_numpy(treatment), torch.from_numpy(levels))
         np.testing.assert_allclose(found, fit.level(levels) + fit.response(treatment, levels), rtol=1e-5, atol=1e-6)
 
+    @pytest.mark.parametrize("propagation", ["coexpression", "graph", "none"])
+    def test_deviations_by_level(self, propagation, monkeypatch):
+        """The registered network, or none, is what the mean model gets; residuals are asked for where needed."""
+        seen = {}
+
+        def fit(*args, **kwargs):
+            seen["network"] = args[5]
+            return fit_mean_model(*args, **kwargs)
+
+        monkeypatch.setattr("scgraphvci.module._module.fit_mean_model", fit)
+        module = build(**GRAPH, propagation=propagation)
+        module.initialise(self.MOMENTS)
+        assert module.needs_residuals == (propagation != "none")
+        if propagation == "graph":
+            np.testing.assert_array_equal(seen["network"].edge_index, EDGES)
+            np.testing.assert_array_equal(seen["network"].edge_weight, WEIGHTS)
+        else:
+            assert seen["network"] is None
+
+    @pytest.mark.parametrize("edges", [None, np.empty((2, 0), int), np.array([[1], [1]])])
+    def test_propagation_along_a_graph_needs_one(self, edges):
+        weight = None if edges is None else np.ones(edges.shape[1], np.float32)
+        with pytest.raises(ValueError, match="propagation='graph' needs a network: name one with `grn_key`"):
+            build(edge_index=edges, edge_weight=weight, propagation="graph")
+
     def test_published_network_has_no_baseline(self):
         module = build(baseline=False, dispersion="gene-cell")
         module.initialise(self.MOMENTS)
+        assert not module.needs_residuals
         assert module.baseline is module.gene_dispersion is None
 
 

@@ -8,6 +8,7 @@ from scgraphvci.data._fields import (
     StratumField,
     TreatmentField,
 )
+from scgraphvci.data._gene_regression import Network
 from scgraphvci.data._graph_field import GraphField
 from scgraphvci.data._moments import StratumMoments, stratum_moments
 from scgraphvci.data._outcome_field import OutcomeField
@@ -16,6 +17,7 @@ from scgraphvci.data._treatments import TreatmentTable
 __all__ = [
     "ContinuousField",
     "GraphField",
+    "Network",
     "OutcomeField",
     "Residuals",
     "SizeFactorField",

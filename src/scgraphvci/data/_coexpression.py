@@ -9,16 +9,17 @@ import numpy as np
 from scipy import sparse
 from sklearn.utils.extmath import randomized_svd
 
+from scgraphvci.data._gene_regression import GeneRegression, RegulatorRegression, Regulators
 from scgraphvci.data._moments import row_blocks
 
 if TYPE_CHECKING:
+    from scgraphvci.data._gene_regression import Network, Regression
     from scgraphvci.data._moments import StratumMoments
 
 MAX_CELLS = 50_000  # more would not change the covariance of genes
 N_AXES = 200
 AXES_VALUES = 20_000_000  # size of the matrix that the axes are found in
 MIN_SCALE = 1e-3
-RIDGE = (1.0, 3.0, 10.0, 30.0)  # penalties, in cells; a gene's own variance is 1
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def cell_residuals(
     shown = np.sort(rng.choice(cells.size, n_shown, replace=False))
     block = _Standardised(matrix, moments, library)
     n_axes = min(n_axes, n_genes, max(n_shown - 1, 1))
-    some = np.concatenate([block.rows(cells[shown], row[shown])]) if n_shown else np.zeros((1, n_genes))
+    some = block.rows(cells[shown], row[shown]) if n_shown else np.zeros((1, n_genes))
     axes = randomized_svd(some, n_axes, n_iter=4, random_state=0)[2].T
     score = np.zeros((cells.size, axes.shape[1]), dtype=np.float32)
     for start, values in row_blocks(matrix, cells):
@@ -106,36 +107,6 @@ class _Standardised:
         return (dense - self.moments.mean[row]) * self.inflation[row, None] / self.scale
 
 
-class GeneRegression:
-    r"""Ridge regression of every gene on all others over cells, in closed form.
-
-    With S the sum over n cells of outer products of residuals, and :math:`Q = (S + \lambda n I)^{-1}`, the coefficient
-    of gene k for gene j is :math:`-Q_{kj} / Q_{jj}`. S is known along some axes; across them it counts as 0.
-
-    Parameters
-    ----------
-    axes
-        Orthonormal axes, shape ``(n_genes, n_axes)``.
-    gram
-        S along them, shape ``(n_axes, n_axes)``.
-    n_cells
-        Number of cells.
-    """
-
-    def __init__(self, axes: np.ndarray, gram: np.ndarray, n_cells: int) -> None:
-        self._axes = axes
-        eigenvalue, self._rotation = np.linalg.eigh(gram)
-        eigenvalue = np.maximum(eigenvalue, 0)
-        self._kept = {penalty: eigenvalue / (eigenvalue + penalty * max(n_cells, 1)) for penalty in RIDGE}
-        squares = (axes @ self._rotation) ** 2
-        self._own = {penalty: 1 - squares @ kept for penalty, kept in self._kept.items()}
-
-    def predict(self, response: np.ndarray, penalty: float) -> np.ndarray:
-        """What responses of all other genes say of each gene: from and to shape ``(n, n_genes)``."""
-        along = response @ self._axes @ self._rotation * self._kept[penalty]
-        return response - (response - along @ self._rotation.T @ self._axes.T) / self._own[penalty]
-
-
 class Coexpression:
     """Regressions of genes on one another within the levels of a covariate.
 
@@ -145,20 +116,24 @@ class Coexpression:
         Residuals of cells.
     level
         Level of each stratum, shape ``(n_strata,)``.
+    network
+        Regulators that each gene is regressed on; None: all other genes.
     """
 
-    def __init__(self, residuals: Residuals, level: np.ndarray) -> None:
+    def __init__(self, residuals: Residuals, level: np.ndarray, network: Network | None = None) -> None:
         self.axes = residuals.axes
+        self._regulators = None if network is None else Regulators(network, residuals.axes.shape[0])
         of_cell = level[residuals.stratum]
         order = np.lexsort([residuals.condition, of_cell])
         self._score = residuals.score[order].astype(np.float64)
         self._level, self._condition = of_cell[order], residuals.condition[order]
         self._gram: dict[int, np.ndarray] = {}
 
-    def regression(self, level: int, without: int | None = None) -> GeneRegression:
+    def regression(self, level: int, without: int | None = None) -> Regression:
         """Regression over the cells of a level, those of one condition left out.
 
-        A training pair must be as ignorant of itself as a held-out one: its cells carry the treatment's effect.
+        A training pair must be as ignorant of itself as a held-out one: its cells carry the treatment's effect. The
+        penalty stays that of the whole level, in which a held-out pair has no cells.
         """
         first, last = np.searchsorted(self._level, [level, level + 1])
         if level not in self._gram:
@@ -167,4 +142,6 @@ class Coexpression:
         if without is not None:
             begin, end = first + np.searchsorted(self._condition[first:last], [without, without + 1])
             gram = gram - self._score[begin:end].T @ self._score[begin:end]
-        return GeneRegression(self.axes, gram, int(n_cells))
+        if self._regulators is None:
+            return GeneRegression(self.axes, gram, int(n_cells))
+        return RegulatorRegression(self.axes, gram, int(n_cells), self._regulators)

@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from scgraphvci.data._coexpression import RIDGE, Coexpression
+from scgraphvci.data._coexpression import Coexpression
+from scgraphvci.data._gene_regression import RIDGE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scgraphvci.data._coexpression import GeneRegression, Residuals
+    from scgraphvci.data._coexpression import Residuals
+    from scgraphvci.data._gene_regression import Network, Regression
     from scgraphvci.data._kriging import Block, Kriging, Variances
 
 logger = logging.getLogger(__name__)
 
-WORTH = 0.05  # share of the left-out error that deviations must explain to be used
+WORTH = 0.02  # share of the left-out error, sampling noise included, that deviations must explain to be used
+MIN_PERTURBATIONS = 3  # that one or two treatments deviate as foretold says little of others
 MAX_VALUES = 250_000_000  # of the table of deviations: 1 GB
 
 
@@ -50,6 +53,7 @@ def fit_deviation(
     n_levels: Sequence[int],
     n_perturbations: int,
     residuals: Residuals,
+    network: Network | None = None,
 ) -> Deviation | None:
     r"""Fit :math:`\beta\, r_t B_x`, with r the pooled response and B the regression of genes on one another in level x.
 
@@ -69,35 +73,28 @@ def fit_deviation(
         Levels of each covariate, and number of perturbations.
     residuals
         Residuals of the training cells.
+    network
+        Regulators that each gene is regressed on; None: all other genes.
 
     Returns
     -------
-    None unless deviations explain at least 5 % of the error.
+    None unless deviations explain at least 2 % of the error, of three perturbations or more.
     """
     best = _Candidate(0, 0.0, 0.0, 0.0)
+    if sum(block.members.size for block in kriging.blocks) < MIN_PERTURBATIONS:
+        return None
     for covariate, n in enumerate(n_levels):
         if n * n_perturbations * kriging.pairs.shift.shape[1] > MAX_VALUES:
             logger.warning("Covariate %d has too many levels and perturbations for deviations by level.", covariate)
             continue
-        best = max(best, _assess(kriging, variances, strata, covariate, residuals), key=lambda one: one.explained)
+        candidate = _assess(kriging, variances, strata, covariate, residuals, network)
+        best = max(best, candidate, key=lambda one: one.explained)
     if best.explained < WORTH:
         return None
-    coexpression = Coexpression(residuals, strata[:, best.covariate])
-    n_genes = kriging.pairs.shift.shape[1]
-    table = np.zeros((n_levels[best.covariate], n_perturbations, n_genes), dtype=np.float32)
-    fitted = np.zeros_like(kriging.pairs.shift)
-    correction = []
-    everywhere = [coexpression.regression(level) for level in range(table.shape[0])]
-    for block in kriging.blocks:
-        travel = _Travel(coexpression, block, kriging, strata[:, best.covariate])
-        every = np.arange(block.rows.size)
-        ridge = kriging.ridge(block, every, variances)
-        pooled = kriging.pooled(ridge.coefficients(kriging.pairs.shift[block.rows]))
-        fitted[block.rows] = best.beta * travel.predict(pooled, best.penalty)
-        correction.append(ridge.coefficients(fitted[block.rows]))
-        for level, regression in enumerate(everywhere):
-            table[level, block.members] = best.beta * regression.predict(pooled, best.penalty)
-    return Deviation(best.covariate, table, correction, fitted)
+    level = strata[:, best.covariate]
+    coexpression = Coexpression(residuals, level, network)
+    shape = (n_levels[best.covariate], n_perturbations, kriging.pairs.shift.shape[1])
+    return _tabulate(best, kriging, variances, level, coexpression, np.zeros(shape, dtype=np.float32))
 
 
 class _Candidate(NamedTuple):
@@ -105,6 +102,29 @@ class _Candidate(NamedTuple):
     penalty: float
     beta: float
     explained: float
+
+
+def _tabulate(
+    best: _Candidate,
+    kriging: Kriging,
+    variances: Variances,
+    level_of: np.ndarray,
+    coexpression: Coexpression,
+    table: np.ndarray,
+) -> Deviation:
+    """Fill the table of deviations, and take stock of what it adds to what has been fitted."""
+    fitted = np.zeros_like(kriging.pairs.shift)
+    correction = []
+    everywhere = [coexpression.regression(level) for level in range(table.shape[0])]
+    for block in kriging.blocks:
+        travel = _Travel(coexpression, block, kriging, level_of)
+        ridge = kriging.ridge(block, np.arange(block.rows.size), variances)
+        pooled = kriging.pooled(ridge.coefficients(kriging.pairs.shift[block.rows]))
+        fitted[block.rows] = best.beta * travel.predict(pooled, best.penalty)
+        correction.append(ridge.coefficients(fitted[block.rows]))
+        for level, regression in enumerate(everywhere):
+            table[level, block.members] = best.beta * regression.predict(pooled, best.penalty)
+    return Deviation(best.covariate, table, correction, fitted)
 
 
 class _Travel:
@@ -115,7 +135,7 @@ class _Travel:
         of_row = np.stack([level[kriging.pairs.stratum[block.rows]], kriging.pairs.condition[block.rows]], axis=1)
         pairs, self.pair_of_row = np.unique(of_row, axis=0, return_inverse=True)
         self.pair_of_row = self.pair_of_row.ravel()
-        self.regressions: list[GeneRegression] = [coexpression.regression(int(x), int(t)) for x, t in pairs]
+        self.regressions: list[Regression] = [coexpression.regression(int(x), int(t)) for x, t in pairs]
         self.level = of_row[:, 0]
 
     def predict(self, pooled: np.ndarray, penalty: float) -> np.ndarray:
@@ -129,10 +149,15 @@ class _Travel:
 
 
 def _assess(
-    kriging: Kriging, variances: Variances, strata: np.ndarray, covariate: int, residuals: Residuals
+    kriging: Kriging,
+    variances: Variances,
+    strata: np.ndarray,
+    covariate: int,
+    residuals: Residuals,
+    network: Network | None,
 ) -> _Candidate:
     """Choose penalty and beta for the levels of a covariate by leaving out each level."""
-    coexpression = Coexpression(residuals, strata[:, covariate])
+    coexpression = Coexpression(residuals, strata[:, covariate], network)
     products, squares, total = np.zeros(len(RIDGE)), np.zeros(len(RIDGE)), 0.0
     some = kriging.subset()
     for block in some.blocks:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from scgraphvci.data._coexpression import Residuals
+    from scgraphvci.data._gene_regression import Network
+    from scgraphvci.data._kriging import Block
     from scgraphvci.data._moments import StratumMoments
 
 N_FEATURES = 8  # principal components of strata along which responses may vary
@@ -87,6 +89,7 @@ def fit_mean_model(
     strata: np.ndarray,
     n_levels: Sequence[int],
     residuals: Residuals | None = None,
+    network: Network | None = None,
     *,
     log: bool,
 ) -> MeanModel:
@@ -116,61 +119,37 @@ def fit_mean_model(
     n_levels
         Levels of each covariate.
     residuals
-        Residuals of the training cells.
+        Residuals of the training cells; None: no deviations.
+    network
+        Regulators that each gene is regressed on; None: all other genes.
     log
         Model log means (counts) rather than means.
     """
     vectors = sparse.csr_array(design.astype(np.float64))  # nearly all entries are 0
     seen = _means(moments, log=log)
     pairs = _pairs(seen, len(strata))
-    blocks = split_blocks(vectors, pairs.condition)
-    where, sd = strata[seen.stratum], np.sqrt(seen.variance)
+    kriging = Kriging(pairs, split_blocks(vectors, pairs.condition), np.zeros((len(strata), 0)))
+    level_features = _resemblance(kriging, seen, vectors, strata, n_levels)
+    along_features = replace(kriging, features=_features(level_features, strata))
+    variances = along_features.choose(strata)
+    if variances.similarity:
+        kriging = along_features
+    else:  # responses that vary along no feature need none
+        level_features = [feature[:, :0] for feature in level_features]
 
-    pooled = np.zeros((design.shape[1], sd.size))
-    everywhere_alike = Kriging(pairs, blocks, np.zeros((len(strata), 0)))
-    for members, coefficients, _, _ in everywhere_alike.fit(Variances(0.0, HETEROGENEITY[0])):
-        pooled[members] = coefficients * sd
-    _, offsets = _fit_level(seen.mean - (vectors @ pooled)[seen.condition], where, n_levels, seen.n_cells)
-    level_features = _level_features(offsets, np.unique(where, axis=0))
-
-    kriging = Kriging(pairs, blocks, _features(level_features, strata))
-    variances = kriging.choose(strata)
-    if not variances.similarity:  # responses that vary along no feature need none
-        kriging, level_features = everywhere_alike, [feature[:, :0] for feature in level_features]
     deviation = None
     if residuals is not None:
-        deviation = fit_deviation(kriging, variances, strata, n_levels, design.shape[1], residuals)
-    shift = np.zeros_like(pooled)
-    interaction = np.zeros((design.shape[1], kriging.features.shape[1], sd.size))
-    for members, coefficients, varying, sampling in kriging.fit(variances):
-        probability = probability_of_effect(coefficients, np.broadcast_to(sampling[:, None], coefficients.shape))
-        kept = (1 - NULL_SHRINKAGE * (1 - probability)) * sd
-        shift[members] = coefficients * kept
-        interaction[members] = varying * kept[:, None]
-    table = np.zeros((0, *shift.shape), dtype=np.float32)
+        deviation = fit_deviation(kriging, variances, strata, n_levels, design.shape[1], residuals, network)
+    shift, interaction = _responses(kriging, variances, seen, design.shape[1])
+    table, covariate = np.zeros((0, *shift.shape), dtype=np.float32), 0
     if deviation is not None:
-        table = deviation.table * sd.astype(np.float32)
-        for block, correction in zip(blocks, deviation.correction, strict=True):
-            along = correction.reshape(block.members.size, 1 + interaction.shape[1], -1) * sd
-            shift[block.members] -= along[:, 0]
-            interaction[block.members] -= along[:, 1:] * np.sqrt(variances.similarity)
-        pairs = pairs._replace(shift=pairs.shift - deviation.fitted)
-        kriging = replace(kriging, pairs=pairs)
+        table, covariate = deviation.table * np.sqrt(seen.variance).astype(np.float32), deviation.covariate
+        _take_off(deviation.correction, kriging.blocks, variances, seen, shift, interaction)
+        kriging = replace(kriging, pairs=pairs._replace(shift=pairs.shift - deviation.fitted))
     spread = _known(kriging.held_out_variance(strata, variances))
-    covariate = 0 if deviation is None else deviation.covariate
-    unknown = np.zeros((2, sd.size))
-    model = MeanModel(np.zeros_like(sd), [], shift, level_features, interaction, unknown, table, covariate)
-
-    # Cells of a treatment say less about their stratum's level, the more its response deviates from the model.
-    weight = seen.n_cells / np.where(seen.condition > 0, 1 + seen.n_cells * spread.mean(), 1)
-    level = seen.mean - model.response(vectors[seen.condition], where)
-    intercept, offsets = _fit_level(level, where, n_levels, weight)
-    model = replace(model, intercept=intercept, offsets=offsets)
-
-    control = seen.condition == 0
-    residual = (seen.mean[control] - model.level(where[control])) / sd
-    level_spread = _known(excess_variance([(residual, 1 / seen.n_cells[control])], sd.size))
-    return replace(model, heterogeneity=np.stack([level_spread, spread]))
+    unknown = np.zeros((2, spread.size))
+    model = MeanModel(np.zeros_like(spread), [], shift, level_features, interaction, unknown, table, covariate)
+    return _with_levels(model, spread, seen, vectors, strata, n_levels)
 
 
 class _Means(NamedTuple):
@@ -201,6 +180,69 @@ def _pairs(seen: _Means, n_strata: int) -> Pairs:
     shift = (seen.mean[treated] - seen.mean[control]) / np.sqrt(seen.variance)
     noise = 1 / seen.n_cells[treated] + 1 / seen.n_cells[control]
     return Pairs(seen.stratum[treated], seen.condition[treated], shift, noise)
+
+
+def _resemblance(
+    kriging: Kriging, seen: _Means, vectors: sparse.csr_array, strata: np.ndarray, n_levels: Sequence[int]
+) -> list[np.ndarray]:
+    """Features of levels, from what treatments that act everywhere alike leave of the means."""
+    pooled = np.zeros((vectors.shape[1], seen.variance.size))
+    for members, coefficients, _, _ in kriging.fit(Variances(0.0, HETEROGENEITY[0])):
+        pooled[members] = coefficients * np.sqrt(seen.variance)
+    where = strata[seen.stratum]
+    _, offsets = _fit_level(seen.mean - (vectors @ pooled)[seen.condition], where, n_levels, seen.n_cells)
+    return _level_features(offsets, np.unique(where, axis=0))
+
+
+def _responses(
+    kriging: Kriging, variances: Variances, seen: _Means, n_perturbations: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Shifts and how they vary with the features, each less a share of what is probably no effect."""
+    sd = np.sqrt(seen.variance)
+    shift = np.zeros((n_perturbations, sd.size))
+    interaction = np.zeros((n_perturbations, kriging.features.shape[1], sd.size))
+    for members, coefficients, varying, sampling in kriging.fit(variances):
+        probability = probability_of_effect(coefficients, np.broadcast_to(sampling[:, None], coefficients.shape))
+        kept = (1 - NULL_SHRINKAGE * (1 - probability)) * sd
+        shift[members] = coefficients * kept
+        interaction[members] = varying * kept[:, None]
+    return shift, interaction
+
+
+def _take_off(
+    corrections: list[np.ndarray],
+    blocks: list[Block],
+    variances: Variances,
+    seen: _Means,
+    shift: np.ndarray,
+    interaction: np.ndarray,
+) -> None:
+    """Subtract in place what deviations already say of the strata that the responses were fitted to."""
+    for block, correction in zip(blocks, corrections, strict=True):
+        along = correction.reshape(block.members.size, 1 + interaction.shape[1], -1) * np.sqrt(seen.variance)
+        shift[block.members] -= along[:, 0]
+        interaction[block.members] -= along[:, 1:] * np.sqrt(variances.similarity)
+
+
+def _with_levels(
+    model: MeanModel,
+    spread: np.ndarray,
+    seen: _Means,
+    vectors: sparse.csr_array,
+    strata: np.ndarray,
+    n_levels: Sequence[int],
+) -> MeanModel:
+    """Add intercept, offsets and heterogeneity, from what the responses leave; `spread` is that of the responses."""
+    where = strata[seen.stratum]
+    # Cells of a treatment say less about their stratum's level, the more its response deviates from the model.
+    weight = seen.n_cells / np.where(seen.condition > 0, 1 + seen.n_cells * spread.mean(), 1)
+    level = seen.mean - model.response(vectors[seen.condition], where)
+    intercept, offsets = _fit_level(level, where, n_levels, weight)
+    model = replace(model, intercept=intercept, offsets=offsets)
+    control = seen.condition == 0
+    residual = (seen.mean[control] - model.level(where[control])) / np.sqrt(seen.variance)
+    level_spread = _known(excess_variance([(residual, 1 / seen.n_cells[control])], spread.size))
+    return replace(model, heterogeneity=np.stack([level_spread, spread]))
 
 
 def _known(variance: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ import warnings
 from typing import Any, get_args
 
 from scgraphvci.model._presets import Preset
+from scgraphvci.module._baseline import Propagation
 from scgraphvci.module._likelihood import Likelihood
 from scgraphvci.module._networks import Pooling
 from scgraphvci.module._objective import DistributionLoss
@@ -20,6 +21,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "preset": get_args(Preset),
     "dispersion": ("gene", "gene-cell"),
     "graph_pooling": get_args(Pooling),
+    "propagation": get_args(Propagation),
 }
 
 

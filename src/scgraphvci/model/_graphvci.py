@@ -11,7 +11,7 @@ import pandas as pd
 from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
 
 from scgraphvci._constants import KEYS
-from scgraphvci.data import StratumMoments, TreatmentTable, cell_residuals, stratum_moments
+from scgraphvci.data import Residuals, StratumMoments, TreatmentTable, cell_residuals, stratum_moments
 from scgraphvci.data._moments import library_sizes
 from scgraphvci.model._checks import check_options, check_outcome
 from scgraphvci.model._effects import EffectsMixin
@@ -20,6 +20,7 @@ from scgraphvci.model._presets import PAPER_DIVERGENCE_WEIGHT, PAPER_N_SAMPLES, 
 from scgraphvci.model._saving import SafeSavingMixin
 from scgraphvci.model._setup import ScreenSetupMixin
 from scgraphvci.module import GraphVCIModule
+from scgraphvci.module._baseline import Propagation
 from scgraphvci.module._likelihood import Likelihood, is_count
 from scgraphvci.train import AdversarialPlan, CounterfactualPlan, SplitByColumn
 from scgraphvci.train._splitter import split_indices
@@ -55,9 +56,19 @@ class GraphVCI(
         default), "gaussian", or "adversarial" for strata too rich to tabulate.
     preset
         "default", or "paper" for the network, objective and optimiser of the publication.
+    propagation
+        What tells where a cell type's or donor's response to a treatment deviates from the pooled one, before training
+        starts: "coexpression" of its training cells (the default), their coexpression along the registered network
+        ("graph"), or nothing ("none"). Without a baseline, as in the preset "paper", this has no effect.
     **module_kwargs
         Any other argument of :class:`scgraphvci.module.GraphVCIModule`, such as `n_latent`, `n_hidden`,
         `covariate_weight` or `divergence_weight`. They win over the preset.
+
+    Raises
+    ------
+    ValueError
+        If an option is unknown, expression does not suit the likelihood, or `propagation` is "graph" and no network is
+        registered.
 
     Notes
     -----
@@ -88,6 +99,7 @@ class GraphVCI(
         decoder: Literal["attention", "dot"] | None = None,
         distribution_loss: Literal["kernel", "gaussian", "adversarial"] | None = None,
         preset: Preset = "default",
+        propagation: Propagation = "coexpression",
         **module_kwargs: Any,
     ) -> None:
         super().__init__(adata, registry)
@@ -98,7 +110,7 @@ class GraphVCI(
             **{key: value for key, value in chosen.items() if value is not None},
             **module_kwargs,
         }
-        check_options(likelihood=likelihood, **settings)
+        check_options(likelihood=likelihood, propagation=propagation, **settings)
         check_outcome(self.get_state_registry(KEYS.OUTCOME), likelihood)
         n_genes = self.summary_stats["n_vars"]
         strata = self.get_state_registry(KEYS.STRATUM)
@@ -117,6 +129,7 @@ class GraphVCI(
             edge_weight=np.asarray(graph["edge_weight"]) if graph else None,
             gene_features=graph["features"] if graph else None,
             likelihood=likelihood,
+            propagation=propagation,
             **settings,
         )
         if self.module.distribution_loss == "adversarial":
@@ -195,7 +208,8 @@ class GraphVCI(
         -----
         `model.history` holds, by epoch, the loss, its three terms, the learning rate, and on validation cells
         `r2_validation` and `pearson_shift_validation`: accuracy of predicted stratum means under treatments the cells
-        did not receive. Validation runs about twenty times, unless `check_val_every_n_epoch` says otherwise.
+        did not receive. Validation runs about twenty times, unless `check_val_every_n_epoch` says otherwise. The model
+        ends with the weights of the lowest validation loss, unless ``plan_kwargs={"keep_best": False}``.
         """
         self.adata_manager.validate()
         splitter_kwargs = dict(datasplitter_kwargs or {})
@@ -210,8 +224,7 @@ class GraphVCI(
         # A model that goes on training keeps its scale, whatever the data it goes on with.
         moments = self._moments(train, float(self.module.library_size) if self.is_trained_ else None)
         if not self.is_trained_:
-            matrix, stratum, condition, library = self._screen()
-            self.module.initialise(moments, cell_residuals(matrix, stratum, condition, moments, train, library))
+            self.module.initialise(moments, self._residuals(train, moments))
         validation_moments = self._moments(validation, float(self.module.library_size)) if len(validation) else None
         if len(validation):
             trainer_kwargs.setdefault("check_val_every_n_epoch", 1 if early_stopping else max(1, max_epochs // 20))
@@ -252,6 +265,13 @@ class GraphVCI(
             library_size=library_size if library is not None else None,
         )
 
+    def _residuals(self, cells: np.ndarray, moments: StratumMoments) -> Residuals | None:
+        """Residuals of some cells of the registered data about their moments, where the module needs them."""
+        if not self.module.needs_residuals:
+            return None
+        matrix, stratum, condition, library = self._screen()
+        return cell_residuals(matrix, stratum, condition, moments, np.asarray(cells), library)
+
     def _screen(self) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray | None]:
         """Return outcomes, strata, treatment vectors and, for counts, libraries of all cells of the registered data."""
         manager = self.adata_manager
@@ -274,6 +294,7 @@ class GraphVCI(
         if share < threshold:
             msg = (
                 f"The latent has collapsed: within strata, reconstructions vary {share:.1e} times as much as the data, "
-                "so every counterfactual is its stratum's mean. Lower `covariate_weight` or `divergence_weight`."
+                "so every counterfactual is its stratum's mean. Train for more epochs, or lower `covariate_weight` or "
+                "`divergence_weight`."
             )
             warnings.warn(msg, UserWarning, stacklevel=3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scgraphvci.data._mean_model import MeanModel
+
+Propagation = Literal["coexpression", "graph", "none"]
 
 
 class MeanBaseline(nn.Module):

@@ -10,8 +10,9 @@ from scvi.module.base import BaseModuleClass, auto_move_data
 from torch import nn
 
 from scgraphvci._constants import KEYS
+from scgraphvci.data import Network
 from scgraphvci.data._mean_model import fit_mean_model
-from scgraphvci.module._baseline import MeanBaseline
+from scgraphvci.module._baseline import MeanBaseline, Propagation
 from scgraphvci.module._graph import GraphEncoder
 from scgraphvci.module._likelihood import (
     MIN_SCALE,
@@ -68,6 +69,11 @@ class GraphVCIModule(ObjectiveMixin, BaseModuleClass):
         Kernel width: "gene" for each gene's standard deviation within strata and treatments, or a number.
     baseline
         Whether the decoder's output is added to an empirical-Bayes model of stratum means, see :class:`MeanBaseline`.
+    propagation
+        How that model foretells where the response of a covariate's level deviates from the pooled one: from the
+        "coexpression" of the level's training cells, each gene regressed on all others; from their coexpression along
+        the "graph", each gene regressed on its regulators; or "none", not at all. Either is used only if it improves
+        predictions of left-out levels.
     response_gain
         Whether the latent scales that model's response to the treatment, gene by gene, so that cells may respond more
         or less than their stratum; the factor, linear in the latent, starts at 1. Without a baseline there is none.
@@ -78,6 +84,11 @@ class GraphVCIModule(ObjectiveMixin, BaseModuleClass):
         Weights of the three terms (omega 0, 1, 2), all per gene.
     n_samples
         Latent samples for the reconstruction term.
+
+    Raises
+    ------
+    ValueError
+        If `propagation` is "graph" and there is no network.
     """
 
     def __init__(
@@ -107,6 +118,7 @@ class GraphVCIModule(ObjectiveMixin, BaseModuleClass):
         graph_pooling: Pooling = "mean",
         dropout_rate: float = 0.0,
         baseline: bool = True,
+        propagation: Propagation = "coexpression",
         response_gain: bool = True,
         residual_input: bool = True,
         individual_weight: float = 1.0,
@@ -116,6 +128,13 @@ class GraphVCIModule(ObjectiveMixin, BaseModuleClass):
     ) -> None:
         super().__init__()
         n_perturbations = design.shape[1]
+        self._network: Network | None = None
+        if propagation == "graph":
+            if edge_index is None or edge_weight is None or not np.any(edge_index[0] != edge_index[1]):
+                msg = "propagation='graph' needs a network: name one with `grn_key` at setup, or use 'coexpression'."
+                raise ValueError(msg)
+            self._network = Network(edge_index, edge_weight)
+        self.needs_residuals = baseline and propagation != "none"
         self.likelihood: Likelihood = likelihood
         self.distribution_loss = distribution_loss
         self.distribution_target = distribution_target
@@ -157,7 +176,15 @@ class GraphVCIModule(ObjectiveMixin, BaseModuleClass):
 
     @torch.no_grad()
     def initialise(self, moments: StratumMoments, residuals: Residuals | None = None) -> None:
-        """Set scale, centre and baseline from the training cells, so that training starts there."""
+        """Set scale, centre and baseline from the training cells, so that training starts there.
+
+        Parameters
+        ----------
+        moments
+            Moments of the training cells.
+        residuals
+            Their residuals, where `needs_residuals`; without them no deviations by level are fitted.
+        """
         mean = torch.as_tensor(moments.gene_mean, dtype=torch.float32).to(self.input_mean)
         variance = torch.as_tensor(moments.within_variance, dtype=torch.float32).to(self.input_mean)
         self.library_size.fill_(moments.library_size)
@@ -166,7 +193,8 @@ class GraphVCIModule(ObjectiveMixin, BaseModuleClass):
         if self.baseline is not None:
             design, strata = self.design.cpu().numpy(), self.strata.cpu().numpy()
             log = is_count(self.likelihood)
-            self.baseline.start_from(fit_mean_model(moments, design, strata, self.n_levels, residuals, log=log))
+            fit = fit_mean_model(moments, design, strata, self.n_levels, residuals, self._network, log=log)
+            self.baseline.start_from(fit)
         if self.gene_dispersion is not None:
             self.gene_dispersion.copy_(initial_dispersion(self.likelihood, mean, variance))
 
