@@ -16,6 +16,7 @@ import pandas as pd
 from rich.console import Console
 
 import scgraphvci as sgv
+from scgraphvci._evaluation._summary import ScoreTable
 from scgraphvci._quiet import quiet_training
 from scgraphvci._reproduce import Recipe
 
@@ -153,27 +154,40 @@ def means(pairs: pd.DataFrame, metrics: Sequence[str], by: Sequence[str] = ()) -
 def differences(
     pairs: pd.DataFrame, metrics: Sequence[str], condition: Sequence[str], by: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """Paired differences of the models to the best simple baseline, with bootstrap intervals over conditions.
+    """Paired differences of the models to the best simple baseline, positive where the model is better.
 
-    Every condition counts once: its scores are averaged over seeds. The best baseline is that of highest mean. A single
-    condition has no interval, and a metric that is not defined in any condition no row.
+    Every condition counts once: scores are averaged over seeds, unless conditions of different seeds are different
+    ones. Of a model the conditions in which it was scored count, on which the best baseline is found too. Intervals
+    come from resampling treatments (with seed and dose, where `condition` has them), all conditions of one together,
+    or conditions where there are fewer than ten. A metric that is not defined in any condition has no row.
+
+    Parameters
+    ----------
+    pairs
+        Of :meth:`scgraphvci.Evaluation.pairs`, perhaps of several screens or seeds.
+    metrics
+        Which to compare by.
+    condition
+        Columns that make a condition.
+    by
+        Columns to compare within.
     """
-    rng = np.random.default_rng(0)
-    kinds = pairs.drop_duplicates("predictor").set_index("predictor")["kind"]
-    models, baselines = (list(kinds.index[kinds == kind]) for kind in ("model", "baseline"))
+    clusters = tuple(key for key in condition if key in ("seed", "treatment", "dose"))
+    kinds = pairs.drop_duplicates("predictor").set_index("predictor")["kind"].to_dict()
     groups = pairs.groupby(list(by), sort=False) if by else [((), pairs)]
     rows = []
     for group, frame in groups:
-        for metric in metrics:
-            wide = frame.pivot_table(index=list(condition), columns="predictor", values=metric, aggfunc="mean")
-            if wide.empty:
-                continue
-            best = wide[baselines].mean().idxmax()
-            for model in models:
-                difference = (wide[model] - wide[best]).dropna().to_numpy()
-                draws = difference[rng.integers(difference.size, size=(N_BOOTSTRAP, difference.size))].mean(axis=1)
-                low, high = np.quantile(draws, [0.025, 0.975]) if difference.size > 1 else (np.nan, np.nan)
-                rows.append((*group, metric, model, best, difference.mean(), low, high, difference.size))
+        means = frame.groupby([*condition, "predictor"], dropna=False)[list(metrics)].mean().unstack("predictor")
+        here = {name: kinds[name] for name in frame["predictor"].unique()}
+        for model in [name for name, kind in here.items() if kind == "model"]:
+            own = means[means.xs(model, axis=1, level="predictor").notna().any(axis=1)]
+            scores = {name: own.xs(name, axis=1, level="predictor").reset_index(drop=True) for name in here}
+            table = ScoreTable(own.index.to_frame(index=False), scores, here, N_BOOTSTRAP, 0, clusters)
+            for metric in metrics:
+                found = table.statistics(model, metric)
+                numbers = [found[key] for key in ("difference", "difference_low", "difference_high", "n")]
+                if np.isfinite(found["difference"]):
+                    rows.append((*group, metric, model, table.best_baseline(metric), *numbers))
     index = [*by, "metric", "predictor"]
     return pd.DataFrame(rows, columns=[*index, "best baseline", "difference", "low", "high", "n"]).set_index(index)
 

@@ -17,7 +17,7 @@ from scgraphvci.datasets import simulate, truth
 from scgraphvci.evaluate import Evaluation, evaluate
 
 SETUP = {"categorical_covariate_keys": ["cell_type"], "split_key": "split"}
-SIMPLE = ["no change", "train mean", "stratum mean", "context shift", "additive", "ridge pca"]
+SIMPLE = ["no change", "train mean", "stratum mean", "control level", "context shift", "additive", "ridge pca"]
 DUPLICATES = ["technical duplicate", "interpolated duplicate"]
 QUICK = {"baselines": None, "duplicates": False, "n_bootstrap": 10}
 
@@ -247,7 +247,7 @@ def test_one_treatment_has_no_perturbed_reference(adata):
     one = adata[adata.obs["perturbation"].isin(["control", name])].copy()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        summary = Evaluation({"mine": ContextShift(one, **SETUP)}, n_bootstrap=20).summary()
+        summary = Evaluation({"mine": ContextShift(one, **SETUP)}, n_bootstrap=20, n_de=10).summary()
     for metric in ("pearson_perturbed", "weighted_r2", "centroid_accuracy"):
         assert summary.loc["mine", (metric, "n")] == 0
         assert np.isnan(summary.loc["mine", (metric, "mean")])
@@ -315,6 +315,66 @@ def test_data_of_another_object_reach_the_predictor(adata, shift):
     treated = (obs["perturbation"] == row["treatment"]) & (obs["cell_type"] == row["cell_type"])
     true = half.X.toarray()[(treated & (obs["split"] == "ood")).to_numpy()].mean(axis=0)
     assert row["mse"] == pytest.approx(((true - predicted) ** 2).mean(), rel=1e-3)
+
+
+def test_genes_carry_the_scores(adata, shift):
+    evaluation = Evaluation({"shift": shift}, n_de=10, **QUICK)
+    genes = evaluation.genes().merge(
+        evaluation.shifts(),
+        on=["treatment", "dose", "cell_type", "gene"],
+        validate="one_to_one",
+        suffixes=("", "_shift"),
+    )
+    keys = ["treatment", "cell_type"]
+    pairs = evaluation.pairs().set_index(keys)
+    assert len(genes) == len(pairs) * adata.n_vars
+    for key, part in genes.groupby(keys):
+        row, error = pairs.loc[key], (part["true_shift"] - part["predicted"]).to_numpy()
+        assert row["weighted_mse"] == pytest.approx(part["weight"] @ error**2, rel=1e-4)
+        true = part.loc[part["is_de"], "true"]
+        assert len(true) == 10
+        r2_de = 1 - (error[part["is_de"]] ** 2).sum() / ((true - true.mean()) ** 2).sum()
+        assert row["r2_de"] == pytest.approx(r2_de, abs=1e-4)
+        assert row["n_significant"] == part["is_significant"].sum()
+        np.testing.assert_allclose(part["true"] - part["reference"], part["true_shift"])
+
+
+def test_too_many_de_genes_are_warned_of(adata, shift):
+    with pytest.warns(UserWarning, match="`r2_de` counts 13 of 50 genes"):
+        Evaluation(shift, n_de=13, **QUICK)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Evaluation(shift, n_de=12, **QUICK)
+
+
+def test_denoised_controls_score_without_any_knowledge():
+    """The reason why shifts from control have no fixed value without information."""
+    adata = simulate(n_cells=2000, n_genes=100, n_perturbations=10, n_donors=6, seed=1)
+    setup = {**SETUP, "categorical_covariate_keys": ["cell_type", "donor"]}
+    score = Evaluation(NoChange(adata, **setup), duplicates=False, n_bootstrap=1).summary()
+    score = score.xs("mean", axis=1, level="statistic")
+    assert score.loc["control level", "pearson_shift"] > 0.1
+    assert score.loc["control level", "pearson_shift"] > score.loc["no change", "pearson_shift"] == 0
+    assert score.loc["no change", "pearson_perturbed"] > 0.3
+    for name in ("pearson_shift", "pearson_perturbed", "de_spearman", "de_direction"):
+        assert sgv.metrics.METRICS[name].no_information is None
+
+
+def test_combinations_seen_in_the_stratum_are_known_to_the_baselines():
+    """Among validation cells the training mean of the very pair must stand beside a model."""
+    adata = simulate(n_cells=3000, n_genes=40, n_perturbations=3, n_donors=1, n_combinations=3, seed=0)
+    setup = {**SETUP, "combination_sep": "+"}
+    pairs = Evaluation(NoChange(adata, **setup), split="test", duplicates=False, n_bootstrap=1).pairs()
+    rows = pairs[(pairs["predictor"] == "additive") & pairs["treatment"].str.contains("+", regex=False)]
+    assert len(rows)
+    x, cell_type, treatment, split = means_by_hand(adata)
+    for row in rows.itertuples():
+        here = (cell_type == row.cell_type).to_numpy()
+        train, test = (here & (treatment == row.treatment) & (split == part) for part in ("train", "test"))
+        control = here & (treatment == "control")
+        shift = x[train].mean(axis=0) - x[control & (split == "train")].mean(axis=0)
+        guess = x[control & (split != "ood")].mean(axis=0) + shift
+        assert row.mse == pytest.approx(((x[test].mean(axis=0) - guess) ** 2).mean(), rel=1e-3)
 
 
 def test_bad_input(adata, shift):

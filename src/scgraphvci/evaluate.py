@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scgraphvci._evaluation._conditions import held_out_conditions
+from scgraphvci._evaluation._conditions import held_out_conditions, starting_cells
 from scgraphvci._evaluation._contest import TRUTH, Contest
 from scgraphvci._evaluation._exports import to_cell_eval, to_pertpy
 from scgraphvci._evaluation._predictors import resolve
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from scgraphvci.datasets import Truth
 
 Protocol = Literal["matched", "paper"]
+MAX_DE_SHARE = 0.25  # of all genes
 
 
 class Evaluation:
@@ -34,17 +36,20 @@ class Evaluation:
     models
         A fitted predictor, or several by name. At least one is a model or baseline of this package: its set-up says
         where treatments, covariates and the split are. Others need ``predict(treatment, indices=)``, with `dose` where
-        there are doses and `adata` for ``protocol="paper"``. Predictors with a method ``sample``, like that of
+        there are doses, and `adata` for ``protocol="paper"`` or if they have an attribute `adata` that is not the
+        screen: they get source cells alone, never held-out ones. Predictors with a method ``sample``, like that of
         :meth:`scgraphvci.GraphVCI.sample`, are asked for draws where distributions are compared.
     adata
         The screen; the data of the first predictor that has some if None.
     split
         Which cells are the truth: "ood" or "test".
     baselines
-        "simple" adds no change, train mean, stratum mean, context shift, additive and ridge PCA, fitted on train
-        cells; or None. Simple baselines among `models` under one of these names stand for it.
+        "simple" adds no change, train mean, stratum mean, control level, context shift, additive and ridge PCA, fitted
+        on train cells; or None. What has one of these names in `models` must be that very baseline, fitted on these
+        data with the first predictor's settings, and stands for it.
     source
-        Treatment of the cells that predictions start from; "ood" cells never are.
+        Treatment of the cells that predictions start from, or "all"; neither "ood" cells nor those of the truth ever
+        are.
     groupby
         Covariates whose joint levels are the strata; the set-up's categorical covariates if None.
     layer
@@ -53,11 +58,11 @@ class Evaluation:
         Truth of a simulated screen: mean profiles are then scored against its noise-free means. Distributions are
         compared with held-out cells all the same.
     n_de
-        Number of genes of `r2_de`.
+        Number of genes of `r2_de`; a warning says if they are more than a quarter of all.
     min_cells
         Conditions with fewer held-out cells are scored, and flagged as thin.
     n_bootstrap
-        Resamples of conditions behind the intervals.
+        Resamples behind the intervals: of treatments where there are at least ten, else of conditions.
     duplicates
         Whether to add the technical and the interpolated duplicate, what a repeated experiment would score.
     protocol
@@ -74,10 +79,10 @@ class Evaluation:
     Raises
     ------
     ValueError
-        If no condition can be scored, nothing says how the screen is set up, predictors read different scales, or a
-        prediction is not finite.
+        If no condition can be scored, nothing says how the screen is set up, predictors read different scales, one has
+        the name of a simple baseline without being it, or a prediction is not finite.
     TypeError
-        If the data are not an AnnData.
+        If the data are not an AnnData, or a model was set up on a MuData.
 
     Notes
     -----
@@ -90,7 +95,7 @@ class Evaluation:
     >>> import scgraphvci as sgv
     >>> adata = sgv.datasets.simulate(n_cells=600, n_genes=60, n_perturbations=4, seed=0)
     >>> shift = sgv.baselines.ContextShift(adata, categorical_covariate_keys=["cell_type"], split_key="split")
-    >>> evaluation = Evaluation({"mine": shift}, truth=sgv.datasets.truth(adata))
+    >>> evaluation = Evaluation({"mine": shift}, truth=sgv.datasets.truth(adata), n_de=10)
     >>> evaluation.summary()["weighted_r2"].columns.tolist()[:4]
     ['mean', 'ci_low', 'ci_high', 'difference']
     """
@@ -120,8 +125,15 @@ class Evaluation:
             msg = f"`n_bootstrap` must be at least 1, not {n_bootstrap}."
             raise ValueError(msg)
         screen, entrants = resolve(models, adata, baselines, groupby, layer, truth, seed)
+        n_genes = screen.adata.n_vars
+        if n_de > n_genes * MAX_DE_SHARE:
+            msg = (
+                f"`r2_de` counts {min(n_de, n_genes)} of {n_genes} genes, and is close to `r2`. Take a smaller `n_de`."
+            )
+            warnings.warn(msg, UserWarning, stacklevel=2)
         conditions, self.skipped = held_out_conditions(screen, split, source, truth, n_de, min_cells)
-        self._contest = Contest(screen, entrants, conditions, seed, source if protocol == "paper" else None)
+        anywhere = np.flatnonzero(starting_cells(screen, split, source)) if protocol == "paper" else None
+        self._contest = Contest(screen, entrants, conditions, seed, anywhere)
         self._table = self._contest.score(n_bootstrap, duplicates=duplicates, noise_free=truth is not None)
 
     def __repr__(self) -> str:
@@ -138,22 +150,28 @@ class Evaluation:
         Returns
         -------
         One row per condition and predictor: `predictor`, `kind` ("model", "baseline" or "duplicate"), `treatment`,
-        `dose`, one column per covariate, `n_cells`, `thin`, `n_significant` (genes that differ from control), and one
-        column per metric, NaN where it is not defined. :data:`scgraphvci.metrics.METRICS` describes them.
+        `dose`, one column per covariate, `n_cells`, `thin`, `n_significant` (genes that differ from control),
+        `n_reference` (training treatments behind the perturbed reference; the fewer, the noisier it is), and one column
+        per metric, NaN where it is not defined. :data:`scgraphvci.metrics.METRICS` describes them.
         """
         return self._table.pairs()
 
     def summary(self) -> pd.DataFrame:
-        """Return means over conditions, with 95 % intervals from resampling conditions.
+        """Return means over conditions, with 95 % bootstrap intervals.
+
+        Where there are at least ten treatments (each dose being one), whole treatments are resampled with all their
+        conditions: what is special of a treatment is so in every stratum, so that its conditions are not independent.
+        With fewer, conditions are resampled as if they were, and intervals are too narrow for other treatments.
 
         Returns
         -------
         One row per predictor, columns (metric, statistic). The statistics are `mean`, `ci_low`, `ci_high`; the paired
         `difference` to the simple baseline of best mean, `difference_low`, `difference_high`, **positive where the
-        predictor is better**, whatever the direction of the metric; and `n`, the conditions in which the metric is
-        defined. ("size", ...) has the numbers of conditions, held-out cells and thin conditions. Two monitors of
-        collapse: ("mean_pairwise_correlation", "mean") of predicted shifts in a stratum, to compare with its "truth";
-        ("nearest_own", "mean"), the share of conditions whose prediction is nearest to its own true mean.
+        predictor is better**, whatever the direction of the metric; `n`, the conditions in which the metric is
+        defined; and, with duplicates, `drf` of the metric, as in :meth:`calibration`. ("size", ...) has the numbers of
+        conditions, held-out cells and thin conditions. Two monitors of collapse: ("mean_pairwise_correlation", "mean")
+        of predicted shifts in a stratum, to compare with its "truth"; ("nearest_own", "mean"), the share of conditions
+        whose prediction is nearest to its own true mean.
         """
         frame = self._table.summary()
         similarity = self._contest.pairwise_correlations()
@@ -168,8 +186,9 @@ class Evaluation:
         Returns
         -------
         One row per metric: `drf`, the dynamic range fraction, `bds`, the bound discrimination score, `positive` and
-        `negative`, the better duplicate and the better of no change and train mean, which they compare, and `n`, the
-        conditions in which both are defined. See :func:`scgraphvci.metrics.dynamic_range_fraction`.
+        `negative`, the better duplicate and the best of the negative controls (no change, train mean, stratum mean and
+        control level), which they compare, and `n`, the conditions in which both are defined. See
+        :func:`scgraphvci.metrics.dynamic_range_fraction`.
         """
         return self._table.calibration()
 
@@ -185,7 +204,7 @@ class Evaluation:
         Raises
         ------
         ValueError
-            If the evaluation has no simple baselines.
+            If a simple baseline is missing.
         """
         return self._table.headline()
 
@@ -198,6 +217,17 @@ class Evaluation:
         `n_cells`, `gene`, `true`, `predicted`.
         """
         return self._contest.shifts()
+
+    def genes(self) -> pd.DataFrame:
+        """Return what every gene counts in every condition, which comes from the truth alone.
+
+        Returns
+        -------
+        One row per condition and gene: `treatment`, `dose`, one column per covariate, `gene`; `weight` in
+        `weighted_mse` and `weighted_r2`; `is_de`, whether `r2_de` counts it; `is_significant`, whether `de_*` do; and
+        the means `reference` (control) and `true`.
+        """
+        return self._contest.genes()
 
     def to_cell_eval(self, predictor: str, directory: str | Path | None = None) -> tuple[AnnData, AnnData]:
         """Return predicted and real cells for cell-eval's ``MetricsEvaluator`` and command line.
@@ -272,7 +302,7 @@ def evaluate(
     >>> import scgraphvci as sgv
     >>> adata = sgv.datasets.simulate(n_cells=600, n_genes=60, n_perturbations=4, seed=0)
     >>> shift = sgv.baselines.ContextShift(adata, categorical_covariate_keys=["cell_type"], split_key="split")
-    >>> evaluate({"mine": shift}).index.tolist()[:3]
+    >>> evaluate({"mine": shift}, n_de=10).index.tolist()[:3]
     ['mine', 'no change', 'train mean']
     """
     return Evaluation(

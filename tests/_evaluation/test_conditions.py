@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import scgraphvci as sgv
-from scgraphvci._evaluation._conditions import held_out_conditions
+from scgraphvci._evaluation._conditions import held_out_conditions, starting_cells
 from scgraphvci._evaluation._predictors import resolve
 
 SETUP = {"categorical_covariate_keys": ["cell_type"], "split_key": "split"}
@@ -72,3 +72,33 @@ def test_validation_cells_can_be_the_truth(adata):
     one = conditions[0]
     assert (obs["split"].iloc[one.held_out] == "test").all()
     np.testing.assert_allclose(one.true, adata.X.toarray()[one.held_out].mean(axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("split", ["ood", "test"])
+@pytest.mark.parametrize("source", ["control", "all", "treatment"])
+def test_no_prediction_starts_from_the_truth(adata, split, source):
+    obs = adata.obs
+    source = (
+        obs.loc[obs["split"] == "test", "perturbation"].value_counts().index[0] if source == "treatment" else source
+    )
+    screen, _ = resolve(sgv.baselines.NoChange(adata, **SETUP), None, None, None, None, None, 0)
+    wanted = (obs["perturbation"] == source) if source != "all" else obs["perturbation"].notna()
+    expected = wanted & (obs["split"] != "ood") & ~((obs["split"] == split) & (obs["perturbation"] != "control"))
+    np.testing.assert_array_equal(starting_cells(screen, split, source), expected)
+    for one in held_out_conditions(screen, split, source, None, 20, 5)[0]:
+        assert (
+            np.intersect1d(
+                one.sources, np.flatnonzero((obs["split"] == split) & (obs["perturbation"] != "control"))
+            ).size
+            == 0
+        )
+        here = (obs["cell_type"] == one.levels["cell_type"]).to_numpy()
+        np.testing.assert_array_equal(one.sources, np.flatnonzero(expected.to_numpy() & here))
+
+
+def test_labels_say_how_many_treatments_are_behind_the_reference(adata):
+    obs = adata.obs
+    for one in conditions_of(adata):
+        train = (obs["cell_type"] == one.levels["cell_type"]) & (obs["split"] == "train")
+        treatments = set(obs.loc[train, "perturbation"]) - {"control"}
+        assert one.labels["n_reference"] == len(treatments)

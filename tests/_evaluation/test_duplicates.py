@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -37,6 +39,57 @@ def test_halves_predict_each_other(adata):
     assert scores[TECHNICAL]["pearson_shift"] == pytest.approx(np.mean(r))
     r2 = [1 - ((x - y) ** 2).sum() / ((x - x.mean()) ** 2).sum() for x, y in ((a, b), (b, a))]
     assert scores[TECHNICAL]["r2"] == pytest.approx(np.mean(r2))
+
+
+def test_genes_are_chosen_by_the_half_that_is_predicted(adata):
+    screen, conditions = screen_and_conditions(adata)
+    one = replace(conditions[0], de_genes=conditions[0].de_genes[:8])
+    cells = screen.rows(one.held_out)
+    obs = adata.obs.reset_index(drop=True)
+    here, x = obs["cell_type"] == one.levels["cell_type"], adata.X.toarray().astype(np.float64)
+    control = x[here & (obs["perturbation"] == "control") & (obs["split"] != "ood")]
+    rest = x[here & ~obs["perturbation"].isin(["control", one.treatment])]
+    order = np.random.default_rng(5).permutation(len(cells))
+    halves = cells[order[: len(cells) // 2]], cells[order[len(cells) // 2 :]]
+    direction, r2_de, weighted_mse = [], [], []
+    for a, b in (halves, halves[::-1]):
+        guess, true = a.mean(axis=0), b.mean(axis=0)
+        test = stats.ttest_ind(b, control, equal_var=False)
+        found = stats.false_discovery_control(np.where(np.isnan(test.pvalue), 1, test.pvalue)) < 0.05
+        right = np.sign(guess - one.reference) == np.sign(true - one.reference)
+        direction.append(right[found].mean())
+        de = np.argsort(-np.abs(np.nan_to_num(test.statistic)))[:8]
+        r2_de.append(1 - ((true - guess)[de] ** 2).sum() / ((true[de] - true[de].mean()) ** 2).sum())
+        t = np.abs(np.nan_to_num(stats.ttest_ind(b, rest, equal_var=False).statistic))
+        weights = ((t - t.min()) / (t.max() - t.min())) ** 2
+        weighted_mse.append(weights @ (true - guess) ** 2 / weights.sum())
+    scores = score_duplicates(one, cells, screen.basis, np.random.default_rng(5), noise_free=False)[TECHNICAL]
+    assert scores["de_direction"] == pytest.approx(np.mean(direction))
+    assert scores["r2_de"] == pytest.approx(np.mean(r2_de), abs=1e-3)
+    assert scores["weighted_mse"] == pytest.approx(np.mean(weighted_mse), rel=1e-3)
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_repeated_experiments_err_in_direction(is_known):
+    """Genes chosen with the half that predicts would always move the right way."""
+    adata = sgv.datasets.simulate(n_cells=3000, n_genes=100, n_perturbations=10, n_donors=2, seed=0)
+    truth = sgv.datasets.truth(adata) if is_known else None
+    screen, conditions = screen_and_conditions(adata, truth)
+    cells = [screen.rows(one.held_out) for one in conditions]
+    scores = [
+        score_duplicates(one, x, screen.basis, np.random.default_rng(0), noise_free=is_known)[TECHNICAL]
+        for one, x in zip(conditions, cells, strict=True)
+    ]
+    assert 0.8 < np.nanmean([row["de_direction"] for row in scores]) < (0.96 if is_known else 0.99)
+
+
+def test_noise_free_weights_stay_with_the_truth(adata):
+    screen, conditions = screen_and_conditions(adata, sgv.datasets.truth(adata))
+    one = conditions[0]
+    judge = one.judged_by(screen.rows(one.held_out)[:10], noise_free=True)
+    np.testing.assert_array_equal(judge.weights, one.weights)
+    np.testing.assert_array_equal(judge.de_genes, one.de_genes)
+    assert (judge.significant != one.significant).any()
 
 
 def test_interpolation_by_hand(adata):

@@ -101,7 +101,7 @@ def test_counts_are_drawn_at_the_source_libraries_and_log_normalised(counts, pro
     first = shifts.iloc[: adata.n_vars]
     true = values[here & (obs["perturbation"] == row["treatment"]).to_numpy() & (obs["split"] == "ood").to_numpy()]
     predicted = first["predicted"] - first["true"] + true.mean(axis=0)
-    np.testing.assert_allclose(predicted, expected, atol=0.08)  # two sets of draws
+    np.testing.assert_allclose(predicted, expected, atol=0.12)  # two sets of draws
     assert np.corrcoef(predicted, expected)[0, 1] > 0.999
     baseline = pairs[pairs["predictor"] == "no change"].iloc[0]
     level = values[sources].mean(axis=0)
@@ -152,8 +152,82 @@ def test_given_baselines_stand_for_the_added_ones(normal):
     assert next(entrant for entrant in entrants if entrant.name == "no change").model is mine
 
 
+def test_a_weaker_baseline_cannot_stand_for_another(normal):
+    adata, baselines = normal.adata, sgv.baselines
+
+    class Weak(baselines.RidgePCA):
+        pass
+
+    weak = {
+        "'ridge pca' is the name of a simple baseline, and this NoChange is not a RidgePCA": baselines.NoChange(
+            adata, **SETUP
+        ),
+        "this Weak is not a RidgePCA": Weak(adata, **SETUP),
+        "RidgePCA named 'ridge pca' was not fitted on the data": baselines.RidgePCA(adata.copy(), **SETUP),
+        r"fitted with \['categorical_covariate_keys'\] other": baselines.RidgePCA(adata, split_key="split"),
+        r"fitted with \['split_key'\] other": baselines.RidgePCA(adata, categorical_covariate_keys=["cell_type"]),
+    }
+    for message, model in weak.items():
+        with pytest.raises(ValueError, match=message):
+            sgv.Evaluation({"model": normal, "ridge pca": model})
+    same = baselines.RidgePCA(adata, categorical_covariate_keys=("cell_type",), split_key="split")
+    assert resolve({"model": normal, "ridge pca": same}, None, "simple", None, None, None, 0)
+
+
+class Onlooker:
+    """Remembers the data it is handed, and holds others."""
+
+    def __init__(self):
+        self.adata, self.seen = None, []
+
+    def predict(self, treatment, indices, adata):
+        self.seen.append((adata, list(indices)))
+        return adata[indices].copy()
+
+
+@pytest.mark.parametrize("protocol", ["matched", "paper"])
+def test_predictors_are_handed_source_cells_alone(normal, protocol):
+    adata, onlooker = normal.adata, Onlooker()
+    evaluation = sgv.Evaluation({"model": normal, "onlooker": onlooker}, adata, protocol=protocol, **QUICK)
+    for seen, indices in onlooker.seen:
+        assert indices == list(range(seen.n_obs))
+        assert not seen.is_view
+        assert (adata.obs.loc[seen.obs_names, "perturbation"] == "control").all()
+        assert (seen.obs["split"] != "ood").all()
+    conditions = evaluation._contest.conditions
+    assert len(onlooker.seen) == len(conditions)
+    assert len({id(seen) for seen, _ in onlooker.seen}) == len({one.stratum for one in conditions}), "one per stratum"
+    scores = evaluation.pairs().set_index("predictor")["mse"]
+    np.testing.assert_allclose(scores["onlooker"], scores["no change"], rtol=1e-5)
+
+
+def test_a_model_of_other_data_reads_source_cells_quietly(normal, caplog):
+    other = normal.adata[::2].copy()
+    before = len(normal._per_instance_manager_store[normal.id])
+    with caplog.at_level("INFO", logger="scvi"):
+        row = sgv.Evaluation({"model": normal}, other, baselines=None, **QUICK).pairs().iloc[0]
+    assert not caplog.records
+    assert len(normal._per_instance_manager_store[normal.id]) <= before + 1, "cells of past strata are let go"
+    obs = other.obs
+    here = (obs["cell_type"] == row["cell_type"]).to_numpy()
+    sources = np.flatnonzero(here & (obs["perturbation"] == "control").to_numpy())
+    predicted = normal.predict(row["treatment"], adata=other, indices=sources).X.astype(np.float64).mean(axis=0)
+    true = other.X.toarray()[here & ((obs["perturbation"] == row["treatment"]) & (obs["split"] == "ood")).to_numpy()]
+    assert row["mse"] == pytest.approx(((true.mean(axis=0) - predicted) ** 2).mean(), rel=1e-3)
+
+
+def test_backed_data_are_read_in_parts(tmp_path):
+    adata = make_screen()
+    adata.write_h5ad(tmp_path / "screen.h5ad")
+    backed = ad.read_h5ad(tmp_path / "screen.h5ad", backed="r")
+    for protocol in ("matched", "paper"):
+        expected = sgv.Evaluation(sgv.baselines.ContextShift(adata, **SETUP), protocol=protocol, **QUICK).pairs()
+        found = sgv.Evaluation(sgv.baselines.ContextShift(backed, **SETUP), protocol=protocol, **QUICK).pairs()
+        np.testing.assert_allclose(found["mse"], expected["mse"], rtol=1e-4)
+
+
 def test_names_of_controls_are_taken(normal):
-    with pytest.raises(ValueError, match=r"\['additive'\] have names of simple baselines"):
+    with pytest.raises(ValueError, match="'additive' is the name of a simple baseline, and this GraphVCI is not"):
         sgv.Evaluation({"additive": normal})
     with pytest.raises(ValueError, match=r"cannot be named \['technical duplicate'\]"):
         sgv.Evaluation({"technical duplicate": normal})
@@ -162,6 +236,12 @@ def test_names_of_controls_are_taken(normal):
 def test_mudata_is_refused_with_a_hint(normal):
     import mudata
 
+    mdata = mudata.MuData({"rna": make_screen()})
+    sgv.GraphVCI.setup_mudata(mdata, modality="rna", **SETUP)
+    model = sgv.GraphVCI(mdata, n_hidden=8, n_latent=2)
+    for data in (None, mdata, mdata["rna"]):
+        with pytest.raises(TypeError, match=r"'mine' was set up with `setup_mudata`.*`setup_anndata` .*mdata\['rna'\]"):
+            sgv.Evaluation({"mine": model}, data)
     with pytest.raises(TypeError, match="not MuData"):
         sgv.Evaluation(normal, mudata.MuData({"rna": normal.adata.copy()}))
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from scgraphvci._evaluation._bootstrap import mean_and_interval
 from scgraphvci._evaluation._scores import COLUMNS
-from scgraphvci._evaluation._summary import ScoreTable
+from scgraphvci._evaluation._summary import SUMMARY, ScoreTable
 
 KINDS = {
     "mine": "model",
     "no change": "baseline",
     "train mean": "baseline",
+    "stratum mean": "baseline",
+    "control level": "baseline",
     "context shift": "baseline",
+    "additive": "baseline",
+    "ridge pca": "baseline",
     "technical duplicate": "duplicate",
     "interpolated duplicate": "duplicate",
 }
@@ -22,7 +28,8 @@ KINDS = {
 
 def make_table(kinds=KINDS, n=12, **scores):
     rng = np.random.default_rng(0)
-    labels = pd.DataFrame({"treatment": [f"t{i}" for i in range(n)], "n_cells": range(n), "thin": np.arange(n) < 3})
+    labels = pd.DataFrame({"treatment": [f"t{i}" for i in range(n)], "dose": "", "n_cells": range(n)})
+    labels["thin"] = np.arange(n) < 3
     frames = {}
     for name in kinds:
         frame = pd.DataFrame(np.nan, index=range(n), columns=list(COLUMNS))
@@ -48,7 +55,7 @@ def test_differences_are_paired_and_positive_where_better():
     summary = table.summary()
     for metric, sign in (("weighted_r2", 1), ("weighted_mse", -1), ("pearson_perturbed", 1)):
         mine, best = table.values("mine", metric), table.values("context shift", metric)
-        expected = mean_and_interval(sign * (mine - best), table.weights)
+        expected = mean_and_interval(sign * (mine - best), table.resamples)
         columns = [(metric, name) for name in ("difference", "difference_low", "difference_high")]
         np.testing.assert_allclose(summary.loc["mine", columns].astype(float), expected)
         assert summary.loc["context shift", (metric, "difference")] == 0
@@ -65,8 +72,46 @@ def test_nothing_is_better_or_worse_without_baselines_or_direction():
     assert np.isnan(table.summary().loc["mine", ("weighted_r2", "difference")])
     both = make_table(variance_ratio={"mine": 1.0, "no change": 0.5})
     assert np.isnan(both.summary().loc["mine", ("variance_ratio", "difference")])
-    with pytest.raises(ValueError, match="No headline without simple baselines"):
+    with pytest.raises(ValueError, match="No headline without all simple baselines"):
         table.headline()
+
+
+def test_no_headline_while_a_baseline_is_missing():
+    kinds = {name: kind for name, kind in KINDS.items() if name not in ("context shift", "ridge pca")}
+    with pytest.raises(ValueError, match=r"\['context shift', 'ridge pca'\] are missing"):
+        make_table(kinds, **LEVELS).headline()
+
+
+@pytest.mark.parametrize("name", ["no change", "train mean", "stratum mean", "control level"])
+def test_every_negative_control_counts(name):
+    levels = {
+        "technical duplicate": 0.9,
+        "no change": 0.1,
+        "train mean": 0.1,
+        "stratum mean": 0.1,
+        "control level": 0.1,
+    }
+    table = make_table(weighted_r2={**levels, name: 0.7})
+    assert table.calibration().loc["weighted_r2", "negative"] == name
+
+
+def test_the_dynamic_range_stands_in_the_summary():
+    table = make_table(**LEVELS)
+    summary = table.summary()
+    assert list(summary["weighted_r2"].columns) == [*SUMMARY, "drf"]
+    drf = table.calibration().loc["weighted_r2", "drf"]
+    np.testing.assert_allclose(summary["weighted_r2", "drf"].astype(float), drf)
+    assert "drf" not in make_table({"mine": "model"}, weighted_r2={"mine": 0.5}).summary()["weighted_r2"]
+
+
+def test_treatments_are_resampled_where_there_are_ten():
+    table = make_table(n=20, **LEVELS)
+    np.testing.assert_array_equal(np.unique(table.resamples.cluster), np.arange(20))
+    table.labels["treatment"] = [f"t{i // 2}" for i in range(20)]
+    np.testing.assert_array_equal(np.sort(replace(table).resamples.cluster), np.repeat(np.arange(10), 2))
+    table.labels["dose"] = [f"{i % 2}" for i in range(20)]
+    assert np.unique(replace(table).resamples.cluster).size == 20
+    assert np.unique(replace(table, cluster_keys=("dose",)).resamples.cluster).size == 20, "two doses are too few"
 
 
 def test_calibration_by_hand():

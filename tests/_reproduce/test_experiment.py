@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scgraphvci import grn
 from scgraphvci._reproduce import Experiment, Recipe, hold_out_category
 
 
@@ -48,6 +49,18 @@ def test_network_from_a_table(experiment, tmp_path):
     assert len(model.history["train_loss"]) == 1
 
 
+def test_a_random_network_stands_beside_the_given_one(tiny):
+    experiment = replace(tiny, models=("GraphVCI", "GraphVCI-random"), n_seeds=1, max_epochs=1)
+    split = next(experiment.splits())
+    given, made = (split.adata.varp[key] for key in ("grn", "grn_random"))
+    for axis in (0, 1):
+        np.testing.assert_array_equal((given != 0).sum(axis=axis), (made != 0).sum(axis=axis))
+    assert (given != made).nnz > 0
+    model, _ = experiment.fit("GraphVCI-random", split)
+    edges, expected = model.get_graph()[["source", "target"]], grn.get_grn(split.adata, "grn_random")
+    assert set(map(tuple, edges.to_numpy())) == set(map(tuple, expected[["source", "target"]].to_numpy()))
+
+
 def test_check_accepts_what_runs(experiment, tiny):
     experiment.check()
     tiny.check()
@@ -57,6 +70,7 @@ def test_check_accepts_what_runs(experiment, tiny):
     ("change", "error", "message"),
     [
         ({"models": ("GraphVCI",)}, ValueError, r"\['GraphVCI'\] read a network"),
+        ({"models": ("GraphVCI-random",)}, ValueError, r"\['GraphVCI-random'\] read a network"),
         ({"perturbation_key": "drug"}, KeyError, "'drug' not found"),
         ({"control": "DMSO"}, ValueError, "Control 'DMSO' has no cells"),
         ({"covariates": ("line",)}, KeyError, "'line' not found"),

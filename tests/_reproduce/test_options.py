@@ -13,7 +13,7 @@ from scgraphvci._reproduce import RECIPES, add_options, to_experiment
 def parse(*words: str):
     parser = argparse.ArgumentParser()
     add_options(parser)
-    return to_experiment(parser.parse_args([*words, "--out", "x"]))
+    return to_experiment(parser.parse_args(words))
 
 
 OWN = ("--perturbation-key", "drug", "--control", "DMSO", "--covariates", "line", "replicate")
@@ -23,9 +23,16 @@ def test_defaults():
     experiment = parse("table1", "--data", "simulated")
     assert experiment.recipe is RECIPES["simulated"]
     assert experiment.data is None
-    assert experiment.models == ("AE", "CEVAE", "GANITE", "CPA", "VCI", "GraphVCI")
+    assert experiment.models == ("AE", "CEVAE", "GANITE", "CPA", "VCI", "GraphVCI", "GraphVCI-random")
     assert (experiment.n_seeds, experiment.epochs, experiment.protocol) == (5, None, "matched")
     assert parse("table2", "--data", "simulated").models == ("GraphVCI",)
+
+
+def test_results_have_a_folder():
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    assert parser.parse_args(["table1", "--data", "simulated"]).out == Path("results")
+    assert parser.parse_args(["table1", "--data", "simulated", "--out", "x"]).out == Path("x")
 
 
 def test_fast_and_refine():

@@ -15,7 +15,7 @@ from scgraphvci._reproduce._table1 import _pooled
 from scgraphvci.baselines import ContextShift
 from scgraphvci.metrics import r2
 
-BASELINES = ["no change", "train mean", "stratum mean", "context shift", "additive", "ridge pca"]
+BASELINES = ["no change", "train mean", "stratum mean", "control level", "context shift", "additive", "ridge pca"]
 DUPLICATES = ["technical duplicate", "interpolated duplicate"]
 
 
@@ -83,6 +83,15 @@ def test_runs_on_the_same_data_are_not_independent_conditions(tiny, table1, tmp_
     assert len(one.labels) == n
     np.testing.assert_allclose(one.values("AE", "r2"), again.loc[again["predictor"] == "AE", "r2"] + 0.05)
     assert len(_pooled(tiny, both, ["r2", "mmd"]).labels) == 2 * n
+
+
+def test_treatments_of_simulated_runs_are_others(tiny, table1, tmp_path):
+    one = table1.numbers["table1_conditions"].query("seed == 0 and predictor in ['AE', 'no change']")
+    one = one.assign(treatment="x")
+    table = _pooled(tiny, pd.concat([one.assign(seed=seed) for seed in range(10)]), ["r2"])
+    assert table.cluster_keys == ("seed", "treatment", "dose")
+    np.testing.assert_array_equal(table.resamples.cluster, table.labels["seed"])
+    assert _pooled(replace(tiny, data=tmp_path), one, ["r2"]).cluster_keys == ("treatment", "dose")
 
 
 def test_refined_network_and_the_papers_protocol(tiny):

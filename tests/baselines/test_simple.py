@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from scgraphvci.baselines import Additive, ContextShift, NoChange, StratumMean, TrainMean
+from scgraphvci.baselines import Additive, ContextShift, ControlLevel, NoChange, StratumMean, TrainMean
 
 SETUP = {"categorical_covariate_keys": ["cell_type"], "split_key": "split", "combination_sep": "+"}
 # Cells per stratum and treatment, "train" unless marked; "A+B" is never a training treatment in "x".
@@ -97,7 +97,49 @@ def test_additive_sums_the_shifts_of_members(adata):
     np.testing.assert_allclose(predicted_mean(baseline, "x", "A+B"), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("cls", [NoChange, TrainMean, StratumMean, ContextShift, Additive])
+def test_additive_knows_what_was_observed(adata):
+    """A combination of the training cells of a stratum has its own mean there, not the sum of its members."""
+    baseline = Additive(adata, **SETUP)
+    np.testing.assert_allclose(predicted_mean(baseline, "z", "A+B"), mean(adata, "z", "A+B"), rtol=1e-5)
+    np.testing.assert_allclose(predicted_mean(baseline, "z", "A"), mean(adata, "z", "A"), rtol=1e-5)
+
+
+def test_control_level_is_a_penalised_fit(adata):
+    """By gradient-free arithmetic: the normal equations of levels and intercept hold at the prediction."""
+    baseline = ControlLevel(adata, **SETUP)
+    n = {"x": 7, "y": 6, "z": 5}
+    level = {s: predicted_mean(baseline, s, "A") for s in n}
+    np.testing.assert_allclose(sum(n[s] * (mean(adata, s, "control") - level[s]) for s in n), 0, atol=1e-4)
+    # Residuals n (c - b - o) = 2 o of one covariate; offsets sum to 0 with them.
+    offset = {s: n[s] * (mean(adata, s, "control") - level[s]) / 2 for s in n}
+    intercept = [level[s] - offset[s] for s in n]
+    np.testing.assert_allclose(intercept[1:], [intercept[0]] * 2, atol=1e-4)
+    for treatment in ("B", "A+B"):
+        np.testing.assert_allclose(predicted_mean(baseline, "y", treatment), level["y"], rtol=1e-6)
+
+
+def test_control_level_adds_up_over_covariates():
+    """Of strata whose levels add up it is nearer to the truth than the stratum's own mean."""
+    rng = np.random.default_rng(0)
+    line, batch = rng.normal(0, 1, (6, 20)), rng.normal(0, 1, (5, 20))
+    codes = np.repeat([(i, j) for i in range(6) for j in range(5)], 5, axis=0)
+    values = line[codes[:, 0]] + batch[codes[:, 1]] + rng.normal(0, 1, (len(codes), 20)) + 9
+    obs = pd.DataFrame({"line": codes[:, 0].astype(str), "batch": codes[:, 1].astype(str)}).rename(index=str)
+    obs["perturbation"] = "control"
+    treated = ad.AnnData(values[:2], obs=obs[:2].assign(perturbation="A"))
+    treated.obs_names = ["a", "b"]
+    screen = ad.concat([ad.AnnData(values, obs=obs), treated])
+    baseline = ControlLevel(screen, categorical_covariate_keys=["line", "batch"])
+    cells = np.arange(0, 150, 5)
+    level = np.stack([baseline.predict("A", indices=np.arange(i, i + 5)).X.mean(axis=0) for i in cells])
+    true = (line[codes[:, 0]] + batch[codes[:, 1]] + 9)[cells]
+    own = np.stack([values[i : i + 5].mean(axis=0) for i in cells])
+    assert np.square(level - true).mean() < 0.5 * np.square(own - true).mean()
+    alone = ControlLevel(screen).predict("A", indices=np.arange(150)).X.mean(axis=0)
+    np.testing.assert_allclose(alone, values.mean(axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("cls", [NoChange, TrainMean, StratumMean, ControlLevel, ContextShift, Additive])
 def test_to_control_and_back(adata, cls):
     """Treated cells lose their profile under the baseline; control cells stay under control."""
     baseline = cls(adata, **SETUP)
@@ -117,7 +159,7 @@ def test_any_matrix(adata, convert):
     np.testing.assert_allclose(ContextShift(other, **SETUP).predict("B").X, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("cls", [TrainMean, StratumMean, ContextShift, Additive])
+@pytest.mark.parametrize("cls", [TrainMean, StratumMean, ControlLevel, ContextShift, Additive])
 def test_held_out_cells_change_nothing(adata, cls):
     other = adata.copy()
     held_out = (other.obs["split"] == "ood").to_numpy()

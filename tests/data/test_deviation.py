@@ -123,7 +123,7 @@ class TestStructuralModel:
         assert error(model, screen, pairs=seen) < error(without, screen, pairs=seen)
 
     def test_levels_alike_lose_nothing(self):
-        """Where nearly no error is left, noise may pass for 2 % of it: what is then added must be as good as nothing."""
+        """Where hardly any error is left, noise may pass for 2 % of it: what is then added must do no harm."""
         screens = [draw(seed, alike=True) for seed in range(6)]
         models = [screen.fit() for screen in screens]
         assert sum(model.deviation.shape[0] > 0 for model in models) <= 1

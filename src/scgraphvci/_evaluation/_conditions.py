@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +30,7 @@ class Condition:
     ----------
     labels
         Treatment, dose, levels of the stratum, number of held-out cells, whether they are too few, number of
-        significant genes.
+        significant genes and of training treatments behind `perturbed`.
     treatment, dose
         What to predict.
     levels
@@ -51,6 +51,8 @@ class Condition:
         Positions of the genes that differ most from control.
     significant
         Genes that differ from control, shape ``(n_genes,)``.
+    control
+        Controls of the stratum.
     rest
         Cells of the stratum's other treatments; None if there are none.
     """
@@ -71,12 +73,57 @@ class Condition:
     weights: np.ndarray
     de_genes: np.ndarray
     significant: np.ndarray
+    control: Group
     rest: Group | None
 
     @property
     def others(self) -> np.ndarray:
         """Mean profiles of the stratum's other treatments."""
         return np.delete(self.centroids, self.own, axis=0)
+
+    def judged_by(self, cells: np.ndarray, *, noise_free: bool) -> Condition:
+        """Return the condition with genes weighted and chosen by some of its held-out cells alone.
+
+        Parameters
+        ----------
+        cells
+            Shape ``(n_cells, n_genes)``.
+        noise_free
+            Whether weights and `de_genes` come from a noise-free truth: they stay.
+        """
+        group = Group.of(cells)
+        t, p = welch(group, self.control)
+        significant = adjust_p_values(p) < FALSE_DISCOVERY_RATE
+        if noise_free:
+            return replace(self, significant=significant)
+        weights = signal_weights(t if self.rest is None else welch(group, self.rest)[0])
+        return replace(self, weights=weights, de_genes=_largest(t, self.de_genes.size), significant=significant)
+
+
+def starting_cells(screen: Screen, split: str, source: str) -> np.ndarray:
+    """Say which cells predictions may start from, shape ``(n_cells,)``.
+
+    These are cells of the source treatment that are neither "ood" nor the truth.
+
+    Parameters
+    ----------
+    screen
+        The data.
+    split
+        Split of the truth.
+    source
+        Treatment to start from.
+
+    Raises
+    ------
+    ValueError
+        If there is no cell of the treatment.
+    """
+    codes = screen.codes
+    may_start = np.zeros(screen.adata.n_obs, dtype=bool)
+    may_start[source_cells(codes.table, codes.condition, source, None)] = True
+    is_truth = (screen.split == split) & (codes.condition > 0)
+    return may_start & (screen.split != SPLITS.OOD) & ~is_truth
 
 
 def held_out_conditions(
@@ -128,9 +175,7 @@ class _Finder:
         self.screen, self.source, self.truth = screen, source, truth
         self.is_held_out = (splits == split) & treated
         self.is_control = ~treated & (splits != SPLITS.OOD)
-        self.is_source = np.zeros(screen.adata.n_obs, dtype=bool)
-        self.is_source[source_cells(codes.table, codes.condition, source, None)] = True
-        self.is_source &= splits != SPLITS.OOD
+        self.is_source = starting_cells(screen, split, source)
         self.held_out = screen.moments(np.flatnonzero(self.is_held_out))
         self.control = screen.moments(np.flatnonzero(self.is_control))
         self.train = screen.moments(np.flatnonzero(treated & (splits == SPLITS.TRAIN)))
@@ -168,15 +213,16 @@ class _Finder:
         t, p = welch(held_out, control)
         if self.truth is None:
             signal = t if rest is None else welch(held_out, rest)[0]
-            rank = np.abs(t)
+            rank = t
         else:
             signal = (true - (reference if perturbed is None else perturbed)) / self._spread(stratum)
-            rank = np.abs(true - reference)
+            rank = true - reference
         significant = adjust_p_values(p) < FALSE_DISCOVERY_RATE
         labels = {
             **self.labels(stratum, code),
             "thin": held_out.n < min_cells,
             "n_significant": int(significant.sum()),
+            "n_reference": int((self.train.row[stratum, 1:] >= 0).sum()),
         }
         return Condition(
             labels=labels,
@@ -193,8 +239,9 @@ class _Finder:
             centroids=self.centroids(stratum),
             own=int(np.searchsorted(treatments, code)),
             weights=signal_weights(signal),
-            de_genes=np.argsort(-rank, kind="stable")[:n_de],
+            de_genes=_largest(rank, n_de),
             significant=significant,
+            control=control,
             rest=rest,
         )
 
@@ -261,6 +308,11 @@ class _Finder:
         means = self._profiles[code]
         key: Any = levels if len(levels) > 1 else levels[0] if levels else 0
         return means.loc[key].to_numpy(dtype=np.float64)
+
+
+def _largest(values: np.ndarray, n: int) -> np.ndarray:
+    """Positions of the n values of largest size."""
+    return np.argsort(-np.abs(values), kind="stable")[:n]
 
 
 def _group(moments: StratumMoments, stratum: int, code: int) -> Group:

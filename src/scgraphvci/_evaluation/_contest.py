@@ -7,14 +7,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from scgraphvci._constants import SPLITS
 from scgraphvci._evaluation._conditions import Condition
 from scgraphvci._evaluation._duplicates import DUPLICATES, score_duplicates
 from scgraphvci._evaluation._predictors import Entrant, Start
 from scgraphvci._evaluation._scores import COLUMNS, Target, score, settled
 from scgraphvci._evaluation._screen import Screen
 from scgraphvci._evaluation._summary import ScoreTable
-from scgraphvci.data._sources import source_cells
 from scgraphvci.metrics import mean_pairwise_correlation
 
 MAX_CELLS = 200  # of a condition, true and predicted each, whose distributions are compared
@@ -34,9 +32,8 @@ class Contest:
         What they predict.
     seed
         Of everything random.
-    source
-        Treatment of the source cells if they come from all strata with their covariates overwritten; None to start
-        from those of the stratum.
+    anywhere
+        Cells that every prediction starts from, their covariates overwritten; None to start from those of the stratum.
 
     Raises
     ------
@@ -50,7 +47,7 @@ class Contest:
         entrants: Sequence[Entrant],
         conditions: Sequence[Condition],
         seed: int,
-        source: str | None,
+        anywhere: np.ndarray | None,
     ) -> None:
         taken = [entrant.name for entrant in entrants if entrant.name in (*DUPLICATES, TRUTH)]
         if taken:
@@ -58,10 +55,7 @@ class Contest:
             raise ValueError(msg)
         self.screen, self.entrants, self.conditions = screen, entrants, conditions
         self._seed = seed
-        self._anywhere: np.ndarray | None = None
-        if source is not None:
-            cells = source_cells(screen.codes.table, screen.codes.condition, source, None)
-            self._anywhere = cells[screen.split[cells] != SPLITS.OOD]
+        self._anywhere = anywhere
         shape = len(conditions), screen.adata.n_vars
         self._means = {entrant.name: np.full(shape, np.nan, dtype=np.float32) for entrant in entrants}
 
@@ -89,7 +83,7 @@ class Contest:
 
     def shifts(self) -> pd.DataFrame:
         """Predicted and true shift from control, one row per condition, predictor and gene."""
-        hidden = ("thin", "n_significant")
+        hidden = ("thin", "n_significant", "n_reference")
         parts = [
             pd.DataFrame(
                 {
@@ -102,6 +96,26 @@ class Contest:
             )
             for i, one in enumerate(self.conditions)
             for name, means in self._means.items()
+        ]
+        return pd.concat(parts, ignore_index=True)
+
+    def genes(self) -> pd.DataFrame:
+        """What the genes of every condition count, one row per condition and gene."""
+        names = self.screen.adata.var_names
+        parts = [
+            pd.DataFrame(
+                {
+                    **{key: one.labels[key] for key in ("treatment", "dose")},
+                    **one.levels,
+                    "gene": names,
+                    "weight": one.weights,
+                    "is_de": np.isin(np.arange(names.size), one.de_genes),
+                    "is_significant": one.significant,
+                    "reference": one.reference,
+                    "true": one.true,
+                }
+            )
+            for one in self.conditions
         ]
         return pd.concat(parts, ignore_index=True)
 

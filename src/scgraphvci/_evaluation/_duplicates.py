@@ -16,6 +16,8 @@ from scgraphvci.estimate import adjust_p_values
 TECHNICAL, INTERPOLATED = "technical duplicate", "interpolated duplicate"
 DUPLICATES = (TECHNICAL, INTERPOLATED)
 MIN_DUPLICATED = 4  # held-out cells: two to predict, two to be predicted
+BY_HALVES = ("energy_distance", "mmd", "variance_ratio", "de_auprc", "de_spearman", "de_direction", "de_overlap")
+"""What compares sets of cells or rests on genes chosen by cells, even if the truth is noise-free."""
 
 
 def score_duplicates(
@@ -24,8 +26,10 @@ def score_duplicates(
     """Score the duplicates of a condition.
 
     The technical duplicate is the mean of one random half of the held-out cells, scored against the other half; both
-    directions are averaged. If the noise-free truth is known, it is the mean of all held-out cells, scored against
-    that; sets of cells are compared by halves all the same. The interpolated duplicate (Miller et al., 2025) takes from
+    directions are averaged. The half that is predicted alone says which genes weigh, differ most or are significant:
+    genes chosen with the half that predicts would favour it. If the noise-free truth is known, the duplicate is the
+    mean of all held-out cells, scored against that; sets of cells, and what rests on significant genes, are compared by
+    halves all the same. The interpolated duplicate (Miller et al., 2025) takes from
     it what differs significantly from the stratum's other treatments and the rest from their mean:
     ``a * duplicate + (1 - a) * mean`` with ``a = 1 - p_adj`` for each gene.
 
@@ -49,27 +53,30 @@ def score_duplicates(
     """
     if len(cells) < MIN_DUPLICATED:
         return {name: {} for name in DUPLICATES}
-    nobody = cells[:0]
     order = rng.permutation(len(cells))
     halves = cells[order[: len(cells) // 2]], cells[order[len(cells) // 2 :]]
-    directions = [halves, halves[::-1]]
-    technical = _mean_scores(
-        [score(condition, Target(b.mean(axis=0), b), Prediction(a.mean(axis=0), a), basis) for a, b in directions]
-    )
+    scores: dict[str, list[dict[str, float]]] = {name: [] for name in DUPLICATES}
+    for a, b in (halves, halves[::-1]):
+        judge = condition.judged_by(b, noise_free=noise_free)
+        target = Target(condition.true if noise_free else b.mean(axis=0), b)
+        for name, prediction in _duplicates(condition, a).items():
+            scores[name].append(score(judge, target, prediction, basis))
+    means = {name: _mean_scores(rows) for name, rows in scores.items()}
     if noise_free:
-        directions = [(cells, nobody)]
-        of_cells = ("energy_distance", "mmd", "variance_ratio")
-        kept = {name: technical[name] for name in of_cells}
-        everything = Prediction(cells.mean(axis=0), nobody)
-        technical = {**score(condition, Target(condition.true, cells), everything, basis), **kept}
-    interpolated = [
-        score(
-            condition, Target(condition.true if noise_free else b.mean(axis=0), b), Prediction(profile, nobody), basis
-        )
-        for a, b in directions
-        if (profile := interpolate(condition, a)) is not None
-    ]
-    return {TECHNICAL: technical, INTERPOLATED: _mean_scores(interpolated)}
+        target = Target(condition.true, cells[:0])
+        for name, prediction in _duplicates(condition, cells).items():
+            by_all = score(condition, target, prediction, basis)
+            means[name].update({metric: by_all[metric] for metric in by_all if metric not in BY_HALVES})
+    return means
+
+
+def _duplicates(condition: Condition, cells: np.ndarray) -> dict[str, Prediction]:
+    """What cells of the condition predict."""
+    predictions = {TECHNICAL: Prediction(cells.mean(axis=0), cells)}
+    profile = interpolate(condition, cells)
+    if profile is not None:
+        predictions[INTERPOLATED] = Prediction(profile, cells[:0])
+    return predictions
 
 
 def interpolate(condition: Condition, cells: np.ndarray) -> np.ndarray | None:
@@ -82,5 +89,11 @@ def interpolate(condition: Condition, cells: np.ndarray) -> np.ndarray | None:
 
 
 def _mean_scores(scores: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Mean of each score; none without any."""
-    return {name: float(np.mean([one[name] for one in scores])) for name in (scores[0] if scores else {})}
+    """Mean of each score where it is defined; none without any."""
+    if not scores:
+        return {}
+    values = np.array([list(one.values()) for one in scores])
+    known = np.isfinite(values)
+    total, n = np.where(known, values, 0).sum(axis=0), known.sum(axis=0)
+    means = np.divide(total, n, out=np.full(n.size, np.nan), where=n > 0)
+    return dict(zip(scores[0], means.tolist(), strict=True))

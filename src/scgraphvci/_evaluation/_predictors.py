@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -10,9 +12,17 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
+from scvi.model.base import BaseModelClass
 
 from scgraphvci import baselines as simple
-from scgraphvci._evaluation._screen import CODER_KEYS, Screen, dense_rows, library, log_normalised, outcome
+from scgraphvci._compat import forget_manager
+from scgraphvci._evaluation._scale import Scale, find_scale
+from scgraphvci._evaluation._screen import (
+    CODER_KEYS,
+    Screen,
+    in_memory,
+    outcome,
+)
 from scgraphvci.baselines import Baseline, Predictor
 from scgraphvci.baselines._base import ScreenCoder
 
@@ -23,12 +33,12 @@ SIMPLE: dict[str, type[Any]] = {
     "no change": simple.NoChange,
     "train mean": simple.TrainMean,
     "stratum mean": simple.StratumMean,
+    "control level": simple.ControlLevel,
     "context shift": simple.ContextShift,
     "additive": simple.Additive,
     "ridge pca": simple.RidgePCA,
 }
 DRAWN_CELLS = 2_000  # draws behind a mean profile of a model of counts, if 20 draws per cell make as many
-CHECKED_CELLS = 50
 
 
 class Start(NamedTuple):
@@ -98,7 +108,7 @@ class Entrant:
     data: AnnData
     library: np.ndarray | None = None
     library_size: float = 1.0
-    _moved: tuple[dict[str, str], AnnData] | None = field(default=None, init=False, repr=False)
+    _passed: tuple[Start, AnnData] | None = field(default=None, init=False, repr=False)
 
     def predict(self, start: Start) -> Prediction:
         """Predict once.
@@ -108,6 +118,10 @@ class Entrant:
         ValueError
             If predictions are not finite, or not of the source cells and genes.
         """
+        with _quiet_registration():
+            return self._predict(start)
+
+    def _predict(self, start: Start) -> Prediction:
         if self.library is not None:
             n_draws = int(np.clip(np.ceil(DRAWN_CELLS / start.cells.size), 2, 20))
             values = self._draw(start, np.arange(start.cells.size), n_draws)
@@ -129,24 +143,28 @@ class Entrant:
         return np.log1p(counts * (self.library_size / own).astype(np.float32)[:, None])
 
     def _arguments(self, start: Start, positions: np.ndarray) -> dict[str, Any]:
-        """Cells, dose and data to pass on. Predictors that hold these data need not be able to take others."""
-        arguments: dict[str, Any] = {"indices": (positions if start.levels else start.cells[positions]).tolist()}
-        if start.levels:
-            arguments["adata"] = self._with_levels(start)
-        elif getattr(self.model, "adata", self.data) is not self.data:
-            arguments["adata"] = self.data
+        """Cells, dose and data to pass on: source cells alone, and none to predictors that hold these data."""
+        is_own = not start.levels and getattr(self.model, "adata", self.data) is self.data
+        arguments: dict[str, Any] = {"indices": (start.cells[positions] if is_own else positions).tolist()}
+        if not is_own:
+            arguments["adata"] = self._source_data(start)
         if start.dose is not None:
             arguments["dose"] = start.dose
         return arguments
 
-    def _with_levels(self, start: Start) -> AnnData:
-        """Source cells with their covariates overwritten; kept until other levels are asked for."""
-        if self._moved is None or self._moved[0] != start.levels:
-            moved = self.data[start.cells].copy()
-            for key, level in start.levels.items():
-                moved.obs[key] = pd.Categorical([level] * start.cells.size)
-            self._moved = start.levels, moved
-        return self._moved[1]
+    def _source_data(self, start: Start) -> AnnData:
+        """Source cells in memory, their covariates overwritten if asked for; kept until others are asked for."""
+        if self._passed is not None:
+            last, passed = self._passed
+            if last.levels == start.levels and np.array_equal(last.cells, start.cells):
+                return passed
+            if isinstance(self.model, BaseModelClass):
+                forget_manager(self.model, passed)  # else scvi-tools keeps the cells
+        passed = in_memory(self.data, start.cells)
+        for key, level in start.levels.items():
+            passed.obs[key] = pd.Categorical([level] * start.cells.size)
+        self._passed = start, passed
+        return passed
 
     def _checked(self, predicted: AnnData, start: Start, n_cells: int) -> np.ndarray:
         values = predicted.X.toarray() if sparse.issparse(predicted.X) else np.asarray(predicted.X)
@@ -178,23 +196,22 @@ def resolve(
     Raises
     ------
     ValueError
-        If nothing says how the screen is set up, or predictors read expression on different scales.
+        If nothing says how the screen is set up, predictors read expression on different scales, or one has the name
+        of a simple baseline without being it.
     TypeError
-        If the data are not an AnnData.
+        If the data are not an AnnData, or a model was set up on a MuData.
     """
     named: dict[str, Any] = dict(models) if isinstance(models, Mapping) else {type(models).__name__: models}
     settings = {name: setting for name, model in named.items() if (setting := _setting(model)) is not None}
     first, adata = _first_setting(settings, adata)
-    impostors = [name for name, model in named.items() if name in SIMPLE and not isinstance(model, Baseline)]
-    if impostors:
-        msg = f"{impostors} have names of simple baselines and are none. Name them otherwise than {list(SIMPLE)}."
-        raise ValueError(msg)
     if baselines not in ("simple", None):
         msg = f"Unknown baselines {baselines!r}. Choose 'simple' or None."
         raise ValueError(msg)
 
-    scale = _scale(named, settings, adata, first["layer"] if layer is None else layer, layer is None, truth)
+    scale = find_scale(named, settings, adata, first["layer"] if layer is None else layer, layer is None, truth)
     coded = {key: first[key] for key in CODER_KEYS}
+    for name in SIMPLE.keys() & named.keys():
+        _check_simple(name, named[name], scale, coded)
     entrants = [
         Entrant(name, "baseline" if name in SIMPLE else "model", model, adata, scale.libraries.get(name), scale.size)
         for name, model in named.items()
@@ -210,6 +227,47 @@ def resolve(
     return Screen(adata, outcome(scale.adata, scale.layer), ScreenCoder(**coded), seed), entrants
 
 
+def _check_simple(name: str, model: Any, scale: Scale, coded: Mapping[str, Any]) -> None:
+    """Check that what is named like a simple baseline is that baseline: every model is judged against it.
+
+    Raises
+    ------
+    ValueError
+        If it is of another class, or fitted on other data or with other settings.
+    """
+    cls = SIMPLE[name]
+    if type(model) is not cls:
+        msg = f"{name!r} is the name of a simple baseline, and this {type(model).__name__} is not a {cls.__name__}. "
+    elif model.adata is not scale.adata:
+        msg = f"The {cls.__name__} named {name!r} was not fitted on the data of the evaluation. "
+    else:
+        expected = {**coded, "layer": scale.layer}
+        others = [key for key, value in expected.items() if not _same(model.settings[key], value)]
+        if not others:
+            return
+        msg = f"The {cls.__name__} named {name!r} was fitted with {others} other than the first predictor's. "
+    raise ValueError(msg + "Name it otherwise; the baseline itself is added.")
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two settings are the same, lists and tuples alike; no covariates are none."""
+    if isinstance(a, str) or isinstance(b, str):
+        return bool(a == b)
+    return list(a or ()) == list(b or ())
+
+
+@contextmanager
+def _quiet_registration() -> Iterator[None]:
+    """Keep from the screen that scvi-tools registers the data that are passed on, of every stratum and model."""
+    logger = logging.getLogger("scvi")
+    level = logger.level
+    logger.setLevel(max(level, logging.WARNING))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _first_setting(
     settings: Mapping[str, Mapping[str, Any]], adata: AnnData | None
 ) -> tuple[Mapping[str, Any], AnnData]:
@@ -217,6 +275,13 @@ def _first_setting(
     if not settings:
         msg = "No predictor says how the screen is set up. Add one of scgraphvci's baselines or models to `models`."
         raise ValueError(msg)
+    for name, setting in settings.items():
+        if "modality" in setting:
+            msg = (
+                f"{name!r} was set up with `setup_mudata`, and Evaluation reads an AnnData. Set it up with "
+                f"`setup_anndata` on the modality, mdata[{setting['modality']!r}], and train it on that."
+            )
+            raise TypeError(msg)
     first = next(iter(settings.values()))
     if first["split_key"] is None:
         msg = "The set-up has no split column, so that no cell is held out. Set up with `split_key=`."
@@ -226,7 +291,9 @@ def _first_setting(
         msg = "The model holds no data. Pass `adata=`, or load the model with data."
         raise ValueError(msg)
     if not isinstance(adata, AnnData):
-        msg = f"Evaluation needs an AnnData, not {type(adata).__name__}. Set the model up with one modality as AnnData."
+        msg = (
+            f"Evaluation needs an AnnData, not {type(adata).__name__}. Pass the modality that the model was trained on."
+        )
         raise TypeError(msg)
     return first, adata
 
@@ -237,58 +304,3 @@ def _setting(model: Any) -> dict[str, Any] | None:
         return {**model.settings, "adata": model.adata}
     registry = getattr(model, "registry", None)
     return {**registry["setup_args"], "adata": model.adata} if isinstance(registry, Mapping) else None
-
-
-def _predicts_counts(model: Any) -> bool:
-    """Whether a predictor is a model with a likelihood for counts."""
-    return getattr(getattr(model, "module", None), "likelihood", "normal") != "normal"
-
-
-class _Scale(NamedTuple):
-    """Where expression is read on the scale of the scores, and how predicted counts get there."""
-
-    adata: AnnData
-    layer: str | None
-    libraries: dict[str, np.ndarray]
-    size: float
-
-
-def _scale(
-    named: Mapping[str, Any],
-    settings: Mapping[str, Mapping[str, Any]],
-    adata: AnnData,
-    layer: str | None,
-    is_checked: bool,
-    truth: Truth | None,
-) -> _Scale:
-    """Find the scale: what the first predictor reads, or log-normalised counts if there is a model of counts.
-
-    Raises
-    ------
-    ValueError
-        If `is_checked`, and a predictor reads other values.
-    """
-    counts = [name for name, model in named.items() if _predicts_counts(model)]
-    libraries = {name: library(adata, settings[name]) for name in counts}
-    size = 1.0
-    if counts:
-        size = float(named[counts[0]].module.library_size) if truth is None else truth.library
-    scale = _Scale(adata, layer, libraries, size)
-    if not is_checked:
-        return scale
-    meaning = "the values that the first predictor reads"
-    if counts:
-        values = log_normalised(outcome(adata, settings[counts[0]]["layer"]), libraries[counts[0]], size)
-        scale = _Scale(AnnData(values, obs=adata.obs, var=adata.var), None, libraries, size)
-        meaning = f"log1p(counts / library * {size:g})"
-    cells = np.arange(min(CHECKED_CELLS, adata.n_obs))
-    expected = dense_rows(outcome(scale.adata, scale.layer), cells)
-    for name, setting in settings.items():
-        read = expected if name in counts else dense_rows(outcome(adata, setting["layer"]), cells)
-        if not np.allclose(read, expected, rtol=1e-3, atol=1e-3):
-            msg = (
-                f"{name!r} does not read {meaning}, on which it would be scored. Fit it on a layer with that, evaluate "
-                "it apart, or name the layer that is the truth with `layer=`."
-            )
-            raise ValueError(msg)
-    return scale

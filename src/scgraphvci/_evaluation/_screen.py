@@ -126,6 +126,16 @@ def dense_rows(matrix: Any, cells: np.ndarray) -> np.ndarray:
     return np.concatenate(blocks) if blocks else np.empty((0, matrix.shape[1]))
 
 
+def in_memory(adata: AnnData, cells: np.ndarray) -> AnnData:
+    """Return a copy of some cells in memory; `AnnData.to_memory` would close the file that others read."""
+    part = adata[cells]
+    if not adata.isbacked:
+        return part.copy()
+    layers = {key: part.layers[key] for key in part.layers if key is not None}  # which newer versions use for X
+    slots = {name: dict(getattr(part, name)) for name in ("uns", "obsm", "varm", "varp")}
+    return AnnData(part.X, obs=part.obs, var=part.var, layers=layers, **slots).copy()
+
+
 def outcome(adata: AnnData, layer: str | None) -> Any:
     """Return expression as registered: `X` or a layer."""
     return OutcomeField(layer).get_field_data(adata)

@@ -10,12 +10,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from scgraphvci._evaluation._bootstrap import mean_and_interval, resampling_weights
+from scgraphvci._evaluation._bootstrap import Resamples, mean_and_interval, resample
 from scgraphvci._evaluation._duplicates import DUPLICATES
+from scgraphvci._evaluation._predictors import SIMPLE
 from scgraphvci._evaluation._scores import COLUMNS
 from scgraphvci.metrics import METRICS, bound_discrimination_score, dynamic_range_fraction
 
-NEGATIVE_CONTROLS = ("no change", "train mean")
+NEGATIVE_CONTROLS = ("no change", "train mean", "stratum mean", "control level")
 MIN_DYNAMIC_RANGE = 0.2  # below, a metric cannot tell a repeated experiment from a negative control
 SUMMARY = ("mean", "ci_low", "ci_high", "difference", "difference_low", "difference_high", "n")
 
@@ -44,6 +45,8 @@ class ScoreTable:
         "model", "baseline" or "duplicate" by predictor.
     n_bootstrap, seed
         Number and seed of the resamples.
+    cluster_keys
+        Columns of `labels` whose joint values are resampled, where there are at least ten; none for conditions.
     """
 
     labels: pd.DataFrame
@@ -51,11 +54,14 @@ class ScoreTable:
     kinds: Mapping[str, str]
     n_bootstrap: int
     seed: int
+    cluster_keys: tuple[str, ...] = ("treatment", "dose")
 
     @cached_property
-    def weights(self) -> np.ndarray:
-        """Resamples of conditions, the same for all predictors and metrics."""
-        return resampling_weights(len(self.labels), self.n_bootstrap, self.seed)
+    def resamples(self) -> Resamples:
+        """Resamples of treatments or conditions, the same for all predictors and metrics."""
+        keys = list(self.cluster_keys)
+        cluster = self.labels.groupby(keys, dropna=False).ngroup() if keys else self.labels.reset_index().index
+        return resample(np.asarray(cluster), self.n_bootstrap, self.seed)
 
     def names(self, kind: str) -> list[str]:
         """Predictors of a kind."""
@@ -90,8 +96,8 @@ class ScoreTable:
         difference = (np.nan,) * 3
         if best is not None:
             sign = 1 if METRICS[metric].higher_is_better else -1
-            difference = mean_and_interval(sign * (values - self.values(best, metric)), self.weights)
-        numbers = (*mean_and_interval(values, self.weights), *difference, int(np.isfinite(values).sum()))
+            difference = mean_and_interval(sign * (values - self.values(best, metric)), self.resamples)
+        numbers = (*mean_and_interval(values, self.resamples), *difference, int(np.isfinite(values).sum()))
         return dict(zip(SUMMARY, numbers, strict=True))
 
     def summary(self) -> pd.DataFrame:
@@ -101,14 +107,18 @@ class ScoreTable:
             "n_cells": int(self.labels["n_cells"].sum()),
             "n_thin": int(self.labels["thin"].sum()),
         }
+        shared = {m: {"drf": self.calibrate(m).drf} if self.names("duplicate") else {} for m in COLUMNS}
         rows = [
-            [*size.values(), *(x for m in COLUMNS for x in self.statistics(name, m).values())] for name in self.scores
+            [*size.values(), *(x for m in COLUMNS for x in {**self.statistics(name, m), **shared[m]}.values())]
+            for name in self.scores
         ]
-        columns = [*(("size", number) for number in size), *((m, statistic) for m in COLUMNS for statistic in SUMMARY)]
+        columns = [(m, statistic) for m in COLUMNS for statistic in (*SUMMARY, *shared[m])]
         return pd.DataFrame(
             rows,
             index=pd.Index(list(self.scores), name="predictor"),
-            columns=pd.MultiIndex.from_tuples(columns, names=["metric", "statistic"]),
+            columns=pd.MultiIndex.from_tuples(
+                [*(("size", number) for number in size), *columns], names=["metric", "statistic"]
+            ),
         )
 
     def nearest_own(self, name: str) -> float:
@@ -143,9 +153,11 @@ class ScoreTable:
 
     def headline(self) -> pd.DataFrame:
         """Primary metrics of the models against the best baseline, and which of them may be headlined."""
-        if not self.names("baseline"):
+        missing = [name for name in SIMPLE if name not in self.names("baseline")]
+        if missing:
             msg = (
-                "No headline without simple baselines: a score alone says nothing. Evaluate with `baselines='simple'`."
+                f"No headline without all simple baselines: {missing} are missing, and a score alone says nothing. "
+                "Evaluate with `baselines='simple'`."
             )
             raise ValueError(msg)
         rows = []

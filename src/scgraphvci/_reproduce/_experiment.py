@@ -44,7 +44,8 @@ class Contender(NamedTuple):
     options: Mapping[str, Any] = MappingProxyType({})
 
 
-REFINED = "GraphVCI-refined"
+REFINED, RANDOM = "GraphVCI-refined", "GraphVCI-random"
+RANDOM_KEY = "grn_random"  # slot of varp
 MODELS: dict[str, Contender] = {
     "AE": Contender(AE),
     "CEVAE": Contender(CEVAE),
@@ -52,6 +53,7 @@ MODELS: dict[str, Contender] = {
     "CPA": Contender(CPA),
     "VCI": Contender(GraphVCI),
     "GraphVCI": Contender(GraphVCI, SLOTS.GRN),
+    RANDOM: Contender(GraphVCI, RANDOM_KEY),
     REFINED: Contender(GraphVCI, SLOTS.GRN_REFINED),
     "GraphVCI-paper": Contender(GraphVCI, SLOTS.GRN, {"preset": "paper"}),
 }
@@ -109,7 +111,7 @@ class Experiment:
     recipe: Recipe
     data: Path | None
     network: Path | None = None
-    models: tuple[str, ...] = ("AE", "CEVAE", "GANITE", "CPA", "VCI", "GraphVCI")
+    models: tuple[str, ...] = ("AE", "CEVAE", "GANITE", "CPA", "VCI", "GraphVCI", RANDOM)
     n_seeds: int = 5
     max_epochs: int | None = None
     protocol: Literal["matched", "paper"] = "matched"
@@ -157,6 +159,9 @@ class Experiment:
                 logger.info("Seed %d, held out: %s. %s", seed, name, describe(adata))
                 if REFINED in self.models:
                     self._refine(adata, seed)
+                if RANDOM in self.models:
+                    net = grn.degree_matched_random(grn.get_grn(adata, SLOTS.GRN), seed)
+                    grn.add_grn(adata, net, RANDOM_KEY)
                 yield Split(seed, name, adata, truth)
                 if self.fast:
                     break

@@ -6,12 +6,12 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from scgraphvci._reproduce._experiment import EFFECT_MODELS, MODELS, REFINED, Experiment
+from scgraphvci._reproduce._experiment import EFFECT_MODELS, MODELS, RANDOM, REFINED, Experiment
 from scgraphvci._reproduce._recipes import RECIPES, Recipe, Splits, hold_out_category
 
 SIMULATED = "simulated"
 TABLES = ("table1", "table2")
-DEFAULT_MODELS = {"table1": ("AE", "CEVAE", "GANITE", "CPA", "VCI", "GraphVCI"), "table2": ("GraphVCI",)}
+DEFAULT_MODELS = {"table1": ("AE", "CEVAE", "GANITE", "CPA", "VCI", "GraphVCI", RANDOM), "table2": ("GraphVCI",)}
 N_HARDEST = 20
 
 
@@ -21,7 +21,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", required=True, metavar=f"FILE|{SIMULATED}", help="an .h5ad file, or simulated screens"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to; made if missing")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="folder to write to; made if missing (default: %(default)s)",
+    )
     parser.add_argument(
         "--preset",
         choices=[name for name in RECIPES if name != SIMULATED],

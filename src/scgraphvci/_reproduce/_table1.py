@@ -101,9 +101,11 @@ def _pooled(experiment: Experiment, conditions: pd.DataFrame, metrics: list[str]
     """Conditions of all runs and splits in one table, on which differences are resampled.
 
     Runs on the same data have the same conditions, which would otherwise count as independent: they are averaged.
+    Simulated runs have treatments of their own.
     """
-    keys = ["split", "treatment", "dose", *experiment.recipe.covariates]
-    keys += ["seed"] if experiment.data is None else []
+    runs = ["seed"] if experiment.data is None else []
+    keys = ["split", "treatment", "dose", *experiment.recipe.covariates, *runs]
+    clusters = (*runs, "treatment", "dose")
     grouped = conditions.groupby(["predictor", *keys], sort=False)
     means = grouped[metrics].mean().join(grouped[["n_cells", "thin"]].first())
     scores = {str(name): frame.droplevel("predictor") for name, frame in means.groupby("predictor", sort=False)}
@@ -111,7 +113,8 @@ def _pooled(experiment: Experiment, conditions: pd.DataFrame, metrics: list[str]
     scores = {name: frame.loc[order].reset_index() for name, frame in scores.items()}
     kinds = dict(conditions.groupby("predictor")["kind"].first())
     labels = next(iter(scores.values()))[[*keys, "n_cells", "thin"]]
-    return ScoreTable(labels, {name: frame[metrics] for name, frame in scores.items()}, kinds, N_BOOTSTRAP, seed=0)
+    metric_scores = {name: frame[metrics] for name, frame in scores.items()}
+    return ScoreTable(labels, metric_scores, kinds, N_BOOTSTRAP, seed=0, cluster_keys=clusters)
 
 
 def _differences(table: ScoreTable) -> pd.DataFrame:
@@ -171,7 +174,8 @@ def _notes(experiment: Experiment, conditions: pd.DataFrame) -> list[str]:
         f"r2: mean prediction against {target} over all genes; r2_de: over the 50 most differentially expressed genes. "
         "Both, and pearson_shift, are reported because others report them; conclude from the other metrics. Duplicates "
         "show what a repeated experiment scores. n/a: not defined here.",
-        "Intervals come from resampling conditions, each averaged over runs on the same data. Dynamic range: share of "
+        "Intervals come from resampling treatments with all their conditions, or conditions where there are fewer than "
+        "ten treatments, each averaged over runs on the same data. Dynamic range: share of "
         "the way from the best negative control to a perfect prediction that a repeated experiment goes; below .2 the "
         "metric cannot tell good from bad on these data.",
         versions(),

@@ -7,7 +7,7 @@ from scgraphvci.baselines._cpa import CPA
 from scgraphvci.baselines._deep_model import DeepBaseline
 from scgraphvci.baselines._ganite import GANITE
 from scgraphvci.baselines._ridge import RidgePCA
-from scgraphvci.baselines._simple import Additive, ContextShift, NoChange, StratumMean, TrainMean
+from scgraphvci.baselines._simple import Additive, ContextShift, ControlLevel, NoChange, StratumMean, TrainMean
 
 __all__ = [
     "AE",
@@ -17,6 +17,7 @@ __all__ = [
     "Additive",
     "Baseline",
     "ContextShift",
+    "ControlLevel",
     "DeepBaseline",
     "NoChange",
     "Predictor",

@@ -37,6 +37,19 @@ class TrainMeans:
         row = self._row[stratum, 0] if stratum < len(self._row) else -1
         return self._mean[row] if row >= 0 else self._control
 
+    def controls(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return strata with controls, their control means ``(n_strata, n_genes)``, and the numbers of cells."""
+        rows = self._row[self._has_control, 0]
+        return np.flatnonzero(self._has_control), self._mean[rows], self._n_cells[rows]
+
+    def observed(self, stratum: int, vector: np.ndarray) -> np.ndarray | None:
+        """Mean of exactly this treatment in this very stratum, or None where that was not observed."""
+        if stratum >= len(self._row):
+            return None
+        rows = self._row[stratum, (self._design == vector).all(axis=1)]
+        rows = rows[rows >= 0]
+        return self._average(rows) if rows.size else None
+
     def treated(self, stratum: int | None = None) -> np.ndarray | None:
         """Mean over perturbations, each counting once, of their mean profiles in a stratum, or over all cells.
 

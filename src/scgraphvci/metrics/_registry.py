@@ -25,7 +25,8 @@ class MetricInfo:
     Parameters
     ----------
     name
-        Name of the column it fills.
+        Name of the column it fills; `interval_coverage`, which is for estimators of effects, fills none of
+        :class:`scgraphvci.Evaluation`.
     role
         "primary": fit to compare predictors. "parity": reported because others do, not to be concluded from alone.
         "monitor": no score, but a sign of collapse.
@@ -35,7 +36,9 @@ class MetricInfo:
         Value of a perfect prediction; NaN where it depends on the data.
     no_information
         Expected value of a prediction that knows nothing of the treatment; None where it depends on the data, so that
-        only baselines tell.
+        only baselines tell. So it does for correlations and directions of shifts from a reference: the noise of the
+        reference, or what it does not share with the stratum, is in the true shift, and a prediction of the control
+        level alone can correlate with that.
     formula
         Formula: y true and ŷ predicted mean, r reference, g genes.
     function
@@ -58,7 +61,7 @@ class MetricInfo:
 
 _NAN = float("nan")
 _ALL = (
-    MetricInfo("pearson_perturbed", "primary", True, 1.0, 0.0,
+    MetricInfo("pearson_perturbed", "primary", True, 1.0, None,
                "corr(ŷ − r, y − r), r the mean over treatments", pearson_shift),
     MetricInfo("weighted_r2", "primary", True, 1.0, 0.0,
                "1 − Σ w (y − ŷ)² / Σ w (δ − mean δ)², δ = y − r, r as above", weighted_r2),
@@ -71,12 +74,13 @@ _ALL = (
     MetricInfo("mmd", "primary", False, 0.0, None,
                "E k(a, a′) + E k(b, b′) − 2 E k(a, b), k Gaussian, unbiased", mmd),
     MetricInfo("interval_coverage", "primary", None, _NAN, None,
-               "share of y inside its interval; right is the nominal level", interval_coverage),
+               "share of y inside its interval; right is the nominal level; of estimators, no column of `Evaluation`",
+               interval_coverage),
     MetricInfo("r2", "parity", True, 1.0, None,
                "1 − Σ (y − ŷ)² / Σ (y − mean y)²", r2),
     MetricInfo("r2_de", "parity", True, 1.0, None,
                "`r2` over the most differentially expressed genes", r2),
-    MetricInfo("pearson_shift", "parity", True, 1.0, 0.0,
+    MetricInfo("pearson_shift", "parity", True, 1.0, None,
                "corr(ŷ − r, y − r), r the control mean", pearson_shift),
     MetricInfo("mse", "parity", False, 0.0, None,
                "mean (y − ŷ)²", mse),
@@ -90,9 +94,9 @@ _ALL = (
                "1 − rank / n of the own true shift, by cosine distance", discrimination_score),
     MetricInfo("de_auprc", "parity", True, 1.0, None,
                "average precision of |ŷ − r| for significant genes", de_recovery),
-    MetricInfo("de_spearman", "parity", True, 1.0, 0.0,
+    MetricInfo("de_spearman", "parity", True, 1.0, None,
                "rank correlation of shifts over significant genes", de_recovery),
-    MetricInfo("de_direction", "parity", True, 1.0, 0.5,
+    MetricInfo("de_direction", "parity", True, 1.0, None,
                "share of significant genes moved the right way", de_recovery),
     MetricInfo("de_overlap", "parity", True, 1.0, None,
                "share of the n significant genes among the n of largest |ŷ − r|", de_recovery),
