@@ -43,7 +43,7 @@ def main() -> None:
         f"experiment. Seeds: {args.seeds}. {seconds_note(pairs)} {torch.get_num_threads()} thread(s)."
     )
     frame = differences(pairs, METRICS, ["treatment", "sample"])
-    about = "Positive where the model is better; 95 % intervals from resampling conditions, each averaged over seeds."
+    about = "Positive where the model is better; 95 % intervals from resampling treatments, averaged over seeds."
     save_table(frame, f"{TITLE}: differences to the best simple baseline", args.out, "schraivogel_differences", about)
     save_table(means(pairs, METRICS), TITLE, args.out, "schraivogel", notes)
 

@@ -29,8 +29,11 @@ def make_module(likelihood="normal", baseline=True):
         N_GENES, DESIGN, STRATA, [2, 2], n_hidden=8, n_latent=3, likelihood=likelihood, baseline=baseline
     )
     if baseline:
+        module.baseline.deviation = torch.zeros(2, DESIGN.shape[1], N_GENES)  # of the two levels of the second covariate
         for name, buffer in module.baseline.named_buffers():
-            buffer.uniform_(0.0 if name == "heterogeneity" else -1.0, 1.0)
+            if buffer.is_floating_point():
+                buffer.uniform_(0.0 if name == "heterogeneity" else -1.0, 1.0)
+        module.baseline.deviation_covariate.fill_(1)
     return module
 
 
@@ -49,6 +52,7 @@ def naive(moments, module):
             for g in range(N_GENES):
                 fitted = state["intercept"][g] + state["offset_0"][first, g] + state["offset_1"][second, g]
                 fitted += vector @ (state["shift"][:, g] + state["interaction"][:, :, g] @ features)
+                fitted += vector @ state["deviation"][second, :, g]
                 n, mean, spread = (
                     moments.n_cells[row],
                     float(moments.mean[row, g]),
