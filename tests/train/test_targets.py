@@ -29,7 +29,7 @@ def make_module(likelihood="normal", baseline=True):
         N_GENES, DESIGN, STRATA, [2, 2], n_hidden=8, n_latent=3, likelihood=likelihood, baseline=baseline
     )
     if baseline:
-        module.baseline.deviation = torch.zeros(2, DESIGN.shape[1], N_GENES)  # of the two levels of the second covariate
+        module.baseline.deviation = torch.zeros(2, DESIGN.shape[1], N_GENES)  # of the second covariate
         for name, buffer in module.baseline.named_buffers():
             if buffer.is_floating_point():
                 buffer.uniform_(0.0 if name == "heterogeneity" else -1.0, 1.0)
