@@ -139,6 +139,26 @@ def test_reproduce_refuses_before_it_trains(screen, tmp_path, capsys):
     assert "cannot write to --out" in capsys.readouterr().err.replace("\n", " ")
 
 
+def test_reproduce_says_in_one_line_what_is_wrong(screen, tmp_path, capsys):
+    screen.write_h5ad(tmp_path / "screen.h5ad")
+    pd.DataFrame({"from": ["gene0"], "target": ["gene1"]}).to_csv(tmp_path / "net.csv", index=False)
+    words = ["--perturbation-key", "perturbation", "--control", "control", "--covariates", "cell_type"]
+    words += ["--models", "VCI", "--out", str(tmp_path / "out"), "--n-hardest", "1"]
+    data, known = ["--data", str(tmp_path / "screen.h5ad")], ["--held-out-category", "cell_type=NK"]
+    for extra, reason in (
+        ([*data, "--held-out-category", "celltype=B"], "column 'celltype' not found in obs"),
+        ([*data, *known, "--grn", str(tmp_path / "net.csv")], "source"),
+        ([*data, *known, "--grn", str(tmp_path / "none.csv")], "none.csv"),
+        (["--data", str(tmp_path / "none.h5ad"), *known], f"No file {tmp_path / 'none.h5ad'}."),
+    ):
+        assert main(["reproduce", "table1", *extra, *words]) == 2
+        message = capsys.readouterr().err
+        assert reason in message
+        assert message.startswith("scgraphvci reproduce: ")
+        assert message.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_version_and_help(capsys):
     for words in (["--version"], ["--help"], ["demo", "--help"], ["reproduce", "--help"]):
         with pytest.raises(SystemExit) as stop:

@@ -48,11 +48,12 @@ class Oracle:
 class Broken:
     """Predicts whatever it is told to."""
 
-    def __init__(self, values):
-        self.values = values
+    def __init__(self, values, genes=None):
+        self.values, self.genes = values, genes
 
     def predict(self, treatment, indices):
-        return ad.AnnData(self.values(len(indices)))
+        values = self.values(len(indices))
+        return values if self.genes is None else ad.AnnData(values, var=pd.DataFrame(index=self.genes))
 
 
 def means_by_hand(adata):
@@ -397,11 +398,99 @@ def test_bad_input(adata, shift):
     with pytest.raises(ValueError, match="no cell of a treatment is 'ood'"):
         Evaluation(ContextShift(known, **SETUP))
     with pytest.raises(ValueError, match="'nan' predicts NaN"):
-        Evaluation({"shift": shift, "nan": Broken(lambda n: np.full((n, 50), np.nan))}, **QUICK)
+        Evaluation({"shift": shift, "nan": Broken(lambda n: np.full((n, 50), np.nan), adata.var_names)}, **QUICK)
     with pytest.raises(ValueError, match="'few' predicts 1 cells x 50 genes"):
-        Evaluation({"shift": shift, "few": Broken(lambda n: np.zeros((1, 50)))}, **QUICK)
+        Evaluation({"shift": shift, "few": Broken(lambda n: np.zeros((1, 50)), adata.var_names)}, **QUICK)
     with pytest.raises(ValueError, match="Unknown predictor 'nobody'"):
         Evaluation(shift, **QUICK).to_pertpy("nobody")
+
+
+class Permuted:
+    """Predicts as another, and returns genes in another order."""
+
+    def __init__(self, other, order):
+        self.other, self.order = other, order
+
+    def predict(self, treatment, indices):
+        return self.other.predict(treatment, indices=indices)[:, self.order]
+
+
+def test_genes_are_compared_by_name(adata, shift):
+    order = np.random.default_rng(0).permutation(adata.n_vars)
+    pairs = Evaluation({"shift": shift, "permuted": Permuted(shift, order)}, **QUICK).pairs()
+    first, second = (pairs[pairs["predictor"] == name].iloc[:, 2:] for name in ("shift", "permuted"))
+    pd.testing.assert_frame_equal(first.reset_index(drop=True), second.reset_index(drop=True))
+    with pytest.raises(ValueError, match=f"'part' predicts 49 genes.*1 are missing, such as .'{adata.var_names[-1]}'"):
+        Evaluation({"shift": shift, "part": Permuted(shift, np.arange(49))}, **QUICK)
+    other = adata.var_names[:-1].append(pd.Index(["ACTB"]))
+    with pytest.raises(ValueError, match="'other' predicts 50 genes that are not the 50.*'ACTB'"):
+        Evaluation({"shift": shift, "other": Broken(lambda n: np.zeros((n, 50)), other)}, **QUICK)
+
+
+def test_treatments_without_training_cells_are_marked(adata):
+    other = adata.copy()
+    obs = other.obs
+    gone = obs["perturbation"].cat.categories[-1]
+    gone = gone if gone != "control" else obs["perturbation"].cat.categories[-2]
+    obs["split"] = np.where(obs["perturbation"] == gone, "ood", obs["split"].astype(str))
+    evaluation = Evaluation(ContextShift(other, **SETUP), n_bootstrap=10)
+    pairs = evaluation.pairs()
+    assert (pairs["unseen"] == (pairs["treatment"] == gone)).all()
+    n_unseen = pairs[pairs["predictor"] == "ContextShift"]["unseen"].sum()
+    assert 0 < n_unseen < evaluation.summary()["size", "n_conditions"].iloc[0]
+    assert (evaluation.headline()["n_unseen"] == n_unseen).all()
+    assert "unseen" not in evaluation.shifts()
+
+
+def test_combinations_of_seen_perturbations_are_not_unseen():
+    adata = simulate(n_cells=1500, n_genes=40, n_perturbations=3, n_donors=1, n_combinations=2, seed=0)
+    obs = adata.obs
+    pair = next(name for name in obs["perturbation"].unique() if "+" in name)
+    alone = pair.split("+")[0]
+    setup = {**SETUP, "combination_sep": "+"}
+    with_member = {name for name in obs["perturbation"].unique() if alone in name.split("+")}
+    for hidden, expected in (({pair}, False), (with_member, True)):
+        obs["split"] = np.where(obs["perturbation"].isin(hidden), "ood", "train")
+        pairs = Evaluation(NoChange(adata, **setup), **QUICK).pairs()
+        assert (pairs.loc[pairs["treatment"] == pair, "unseen"] == expected).all()
+
+
+def test_truth_is_read_by_gene(adata, shift):
+    known = truth(adata)
+    permuted = adata[:, np.random.default_rng(0).permutation(adata.n_vars)].copy()
+    first = Evaluation({"shift": shift}, truth=known, **QUICK).pairs()
+    second = Evaluation({"shift": ContextShift(permuted, **SETUP)}, truth=known, **QUICK).pairs()
+    np.testing.assert_allclose(second["r2"], first["r2"], rtol=1e-5)
+    renamed = adata.copy()
+    renamed.var_names = [f"other{name}" for name in adata.var_names]
+    with pytest.raises(ValueError, match="`truth` does not know the genes"):
+        Evaluation({"shift": ContextShift(renamed, **SETUP)}, truth=known, **QUICK)
+
+
+def test_what_is_no_predictor(adata, shift):
+    class NoIndices:
+        def predict(self, treatment):
+            return treatment
+
+    class Keywords(NoChange):
+        def predict(self, treatment, **kwargs):
+            return super().predict(treatment, **kwargs)
+
+    with pytest.raises(TypeError, match="`predict` of 'array' returned ndarray. It must return an AnnData"):
+        Evaluation({"shift": shift, "array": Broken(lambda n: np.zeros((n, 50)))}, **QUICK)
+    with pytest.raises(TypeError, match=r"`predict` of 'mine' takes \['treatment'\], and must take `indices`"):
+        Evaluation({"shift": shift, "mine": NoIndices()})
+    with pytest.raises(TypeError, match="'mine' is str, which cannot `predict`"):
+        Evaluation({"shift": shift, "mine": "model"})
+    with pytest.raises(TypeError, match="'mine' is the class ContextShift"):
+        Evaluation({"shift": shift, "mine": ContextShift})
+    with pytest.raises(TypeError, match=r"`models` must be a dict \{name: model\}, or one predictor, not list"):
+        Evaluation([shift])
+    with pytest.raises(ValueError, match="`models` is empty"):
+        Evaluation({})
+    with pytest.raises(ValueError, match=r"sgv.baselines.ContextShift\(adata, perturbation_key="):
+        Evaluation({"own": Oracle(adata, None)}, adata)
+    assert len(Evaluation(Keywords(adata, **SETUP), **QUICK).pairs())
 
 
 def test_public_names():

@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    errors = Console(stderr=True)
+    errors = Console(stderr=True, soft_wrap=True)
     if not 0 <= options.seed < 2**32:
         errors.print(f"scgraphvci demo: --seed must be from 0 to {2**32 - 1}, not {options.seed}.", markup=False)
         return USAGE_ERROR
@@ -83,7 +83,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
-    errors = Console(stderr=True)
+    errors = Console(stderr=True, soft_wrap=True)
     try:
         experiment = to_experiment(options)
         experiment.check()
@@ -96,7 +96,7 @@ def _reproduce(options: argparse.Namespace) -> int:
         errors.print(f"scgraphvci reproduce: cannot write to --out {options.out}: {problem}.", markup=False)
         return USAGE_ERROR
     tables = {"table1": reproduce_table1, "table2": reproduce_table2}
-    with _progress(errors):
+    with _progress(Console(stderr=True)):
         report = tables[options.table](experiment)
     console = Console()
     report.print(console)

@@ -14,7 +14,8 @@ from anndata import AnnData
 from scgraphvci._evaluation._conditions import held_out_conditions, starting_cells
 from scgraphvci._evaluation._contest import TRUTH, Contest
 from scgraphvci._evaluation._exports import to_cell_eval, to_pertpy
-from scgraphvci._evaluation._predictors import resolve
+from scgraphvci._evaluation._leakage import check_unseen
+from scgraphvci._evaluation._predictors import resolve, set_up_of
 from scgraphvci.baselines import Predictor
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ class Evaluation:
     groupby
         Covariates whose joint levels are the strata; the set-up's categorical covariates if None.
     layer
-        Layer with the truth, which added baselines read too; what the first predictor reads if None.
+        Layer with the truth, which added baselines read too; what the first predictor reads if None. Every predictor
+        with a set-up must read it, or predict it.
     truth
         Truth of a simulated screen: mean profiles are then scored against its noise-free means. Distributions are
         compared with held-out cells all the same.
@@ -74,15 +76,17 @@ class Evaluation:
     Attributes
     ----------
     skipped
-        Held-out conditions that cannot be scored, with the `reason`.
+        Held-out conditions that cannot be scored, with the `reason`. Treatments that no training cell received are
+        not among them: they are scored, and marked `unseen` in :meth:`pairs`.
 
     Raises
     ------
     ValueError
         If no condition can be scored, nothing says how the screen is set up, predictors read different scales, one has
-        the name of a simple baseline without being it, or a prediction is not finite.
+        the name of a simple baseline without being it, one was trained on cells it would be scored on (or validated on
+        "ood" ones), or a prediction is not finite or of other genes.
     TypeError
-        If the data are not an AnnData, or a model was set up on a MuData.
+        If the data are not an AnnData, a model was set up on a MuData, or something is no predictor.
 
     Notes
     -----
@@ -132,6 +136,9 @@ class Evaluation:
             )
             warnings.warn(msg, UserWarning, stacklevel=2)
         conditions, self.skipped = held_out_conditions(screen, split, source, truth, n_de, min_cells)
+        settings = {entrant.name: known for entrant in entrants if (known := set_up_of(entrant.model)) is not None}
+        scored = np.concatenate([one.held_out for one in conditions])
+        check_unseen(settings, {entrant.name: entrant.model for entrant in entrants}, screen.adata, scored, split)
         anywhere = np.flatnonzero(starting_cells(screen, split, source)) if protocol == "paper" else None
         self._contest = Contest(screen, entrants, conditions, seed, anywhere)
         self._table = self._contest.score(n_bootstrap, duplicates=duplicates, noise_free=truth is not None)
@@ -150,9 +157,10 @@ class Evaluation:
         Returns
         -------
         One row per condition and predictor: `predictor`, `kind` ("model", "baseline" or "duplicate"), `treatment`,
-        `dose`, one column per covariate, `n_cells`, `thin`, `n_significant` (genes that differ from control),
-        `n_reference` (training treatments behind the perturbed reference; the fewer, the noisier it is), and one column
-        per metric, NaN where it is not defined. :data:`scgraphvci.metrics.METRICS` describes them.
+        `dose`, one column per covariate, `n_cells`, `thin`, `unseen` (no training cell of any stratum received the
+        treatment, or, of a combination, one of its perturbations, at whatever dose), `n_significant` (genes that differ
+        from control), `n_reference` (training treatments behind the perturbed reference; the fewer, the noisier it is),
+        and one column per metric, NaN where it is not defined. :data:`scgraphvci.metrics.METRICS` describes them.
         """
         return self._table.pairs()
 
@@ -169,9 +177,9 @@ class Evaluation:
         `difference` to the simple baseline of best mean, `difference_low`, `difference_high`, **positive where the
         predictor is better**, whatever the direction of the metric; `n`, the conditions in which the metric is
         defined; and, with duplicates, `drf` of the metric, as in :meth:`calibration`. ("size", ...) has the numbers of
-        conditions, held-out cells and thin conditions. Two monitors of collapse: ("mean_pairwise_correlation", "mean")
-        of predicted shifts in a stratum, to compare with its "truth"; ("nearest_own", "mean"), the share of conditions
-        whose prediction is nearest to its own true mean.
+        conditions, held-out cells and thin conditions. Two more monitors of collapse: ("mean_pairwise_correlation",
+        "mean") of predicted shifts in a stratum, to compare with its "truth"; ("nearest_own", "mean"), the share of
+        conditions whose prediction is nearest to its own true mean.
         """
         frame = self._table.summary()
         similarity = self._contest.pairwise_correlations()
@@ -198,8 +206,9 @@ class Evaluation:
         Returns
         -------
         One row per model and primary metric: `predictor`, `metric`, `best_baseline`, the statistics of :meth:`summary`,
-        `drf`, and `headline`: False where the dynamic range fraction is below .2 or unknown, so that the metric cannot
-        tell a repeated experiment from a negative control on these data.
+        `n_unseen`, the conditions whose treatment no training cell received, `drf`, and `headline`: False where the
+        dynamic range fraction is below .2 or unknown, so that the metric cannot tell a repeated experiment from a
+        negative control on these data, and where `n`, the conditions in which the metric is defined, is below 5.
 
         Raises
         ------
@@ -237,7 +246,7 @@ class Evaluation:
         predictor
             Whose predictions.
         directory
-            Existing folder to write ``adata_pred.h5ad`` and ``adata_real.h5ad`` to; nothing is written if None.
+            Folder to write ``adata_pred.h5ad`` and ``adata_real.h5ad`` to, made if missing; nothing is written if None.
 
         Returns
         -------

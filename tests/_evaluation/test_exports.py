@@ -22,9 +22,9 @@ def evaluation(adata):
 
 
 def test_cell_eval_pair_round_trips(adata, evaluation, tmp_path):
-    predicted, real = evaluation.to_cell_eval("mine", tmp_path)
+    predicted, real = evaluation.to_cell_eval("mine", tmp_path / "new" / "folder")
     for name, expected in (("pred", predicted), ("real", real)):
-        read = ad.read_h5ad(tmp_path / f"adata_{name}.h5ad")
+        read = ad.read_h5ad(tmp_path / "new" / "folder" / f"adata_{name}.h5ad")
         np.testing.assert_array_equal(read.X, expected.X)
         assert read.obs.astype(str).equals(expected.obs.astype(str))
         assert read.var_names.equals(adata.var_names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import anndata as ad
 import numpy as np
 import pytest
+import scipy
 import scvi
 from scipy import sparse
 
@@ -47,11 +48,11 @@ class Steps:
 
     def predict(self, treatment, indices, adata=None):
         self.asked.append(("predict", len(indices)))
-        return ad.AnnData(np.zeros((len(indices), self.adata.n_vars)))
+        return ad.AnnData(np.zeros((len(indices), self.adata.n_vars)), var=self.adata.var)
 
     def sample(self, treatment, n_samples, indices, seed, adata=None):
         self.asked.append(("sample", len(indices)))
-        return ad.AnnData(np.ones((len(indices), self.adata.n_vars)))
+        return ad.AnnData(np.ones((len(indices), self.adata.n_vars)), var=self.adata.var)
 
 
 def test_each_predictor_predicts_once_and_draws_cells_for_distributions(normal):
@@ -65,6 +66,24 @@ def test_each_predictor_predicts_once_and_draws_cells_for_distributions(normal):
     held_out = evaluation._contest.conditions[0]
     assert rows.iloc[0]["mse"] == pytest.approx((held_out.true**2).mean()), "the mean is the prediction's"
     assert rows.iloc[0]["variance_ratio"] == 0, "cells are draws"
+
+
+class Collapsed(Steps):
+    """Gives every cell the same mean, and draws that vary as cells do."""
+
+    def sample(self, treatment, n_samples, indices, seed, adata=None):
+        values = np.random.default_rng(seed).normal(2, 3, (len(indices), self.adata.n_vars))
+        return ad.AnnData(values, var=self.adata.var)
+
+
+def test_a_collapse_shows_in_means_though_draws_vary(normal, counts):
+    models = {"collapsed": Collapsed(normal.adata), "model": normal}
+    rows = sgv.Evaluation(models, **QUICK).pairs().set_index("predictor")
+    assert (rows.loc["collapsed", "variance_ratio"] > 1).all()
+    assert (rows.loc["collapsed", "mean_variance_ratio"] == 0).all()
+    assert rows.loc["no change", "mean_variance_ratio"].equals(rows.loc["no change", "variance_ratio"])
+    of_counts = sgv.Evaluation({"model": counts}, baselines=None, **QUICK).pairs()
+    assert (of_counts["mean_variance_ratio"] < of_counts["variance_ratio"]).all()
 
 
 def test_a_trained_model_is_scored_on_its_own_predictions(normal):
@@ -132,6 +151,27 @@ def test_predictors_on_another_scale_are_refused(counts, normal):
         sgv.Evaluation(mixed, **QUICK)
     named = sgv.Evaluation({"model": counts, "shift": shift}, layer="log", **QUICK).pairs()
     np.testing.assert_allclose(named["mse"], pairs["mse"], rtol=1e-5)
+
+
+def test_a_named_layer_is_the_scale_of_all(counts, normal):
+    adata = counts.adata.copy()
+    models = {"normal": normal}
+    with pytest.raises(ValueError, match="'normal' does not read layer 'counts', .* with `layer='counts'`"):
+        sgv.Evaluation(models, adata, layer="counts", **QUICK)
+    with pytest.raises(ValueError, match="'model' does not predict layer 'counts', on which it would be scored"):
+        sgv.Evaluation({"model": counts}, layer="counts", **QUICK)
+
+
+def test_the_recipe_for_one_scale_works(counts):
+    shift = sgv.baselines.ContextShift(counts.adata, **SETUP)
+    with pytest.raises(ValueError, match="Put all on one scale") as error:
+        sgv.Evaluation({"model": counts, "shift": shift}, **QUICK)
+    adata = counts.adata.copy()
+    exec(str(error.value).split("`")[1], {"adata": adata, "numpy": np, "scipy": scipy})
+    shift = sgv.baselines.ContextShift(adata, layer="log", **SETUP)
+    for layer in (None, "log"):
+        evaluation = sgv.Evaluation({"model": counts, "shift": shift}, adata, layer=layer, **QUICK)
+        assert {"model", "shift"} <= set(evaluation.pairs()["predictor"])
 
 
 def test_size_factors_are_the_library():
@@ -214,6 +254,16 @@ def test_a_model_of_other_data_reads_source_cells_quietly(normal, caplog):
     predicted = normal.predict(row["treatment"], adata=other, indices=sources).X.astype(np.float64).mean(axis=0)
     true = other.X.toarray()[here & ((obs["perturbation"] == row["treatment"]) & (obs["split"] == "ood")).to_numpy()]
     assert row["mse"] == pytest.approx(((true.mean(axis=0) - predicted) ** 2).mean(), rel=1e-3)
+
+
+def test_data_with_genes_in_another_order(normal):
+    """A model returns its own order of genes."""
+    adata = normal.adata
+    permuted = adata[:, np.random.default_rng(0).permutation(adata.n_vars)].copy()
+    expected = sgv.Evaluation({"model": normal}, n_de=8, **QUICK).pairs().query("predictor == 'model'")
+    found = sgv.Evaluation({"model": normal}, permuted, n_de=8, **QUICK).pairs().query("predictor == 'model'")
+    for metric in ("r2", "r2_de", "weighted_mse", "pearson_perturbed"):
+        np.testing.assert_allclose(found[metric], expected[metric], rtol=1e-3)
 
 
 def test_backed_data_are_read_in_parts(tmp_path):

@@ -30,6 +30,7 @@ def make_table(kinds=KINDS, n=12, **scores):
     rng = np.random.default_rng(0)
     labels = pd.DataFrame({"treatment": [f"t{i}" for i in range(n)], "dose": "", "n_cells": range(n)})
     labels["thin"] = np.arange(n) < 3
+    labels["unseen"] = np.arange(n) < 2
     frames = {}
     for name in kinds:
         frame = pd.DataFrame(np.nan, index=range(n), columns=list(COLUMNS))
@@ -140,6 +141,14 @@ def test_headline_names_what_must_not_be_headlined():
     assert not headline.loc["energy_distance", "headline"], "unknown"
     assert headline.loc["weighted_mse", "best_baseline"] == "context shift"
     assert "r2" not in headline.index
+    assert (headline["n_unseen"] == 2).all()
+
+
+def test_no_headline_on_fewer_than_five_conditions():
+    for n, expected in ((4, False), (5, True)):
+        headline = make_table(n=n, **LEVELS).headline().set_index("metric")
+        assert headline.loc["weighted_r2", "drf"] > 0.2
+        assert headline.loc["weighted_r2", "headline"] == expected
 
 
 def test_pairs_keep_conditions_together():

@@ -75,6 +75,9 @@ def test_check_accepts_what_runs(experiment, tiny):
         ({"control": "DMSO"}, ValueError, "Control 'DMSO' has no cells"),
         ({"covariates": ("line",)}, KeyError, "'line' not found"),
         ({"dose_key": "dose"}, KeyError, "'dose' not found"),
+        ({"splits": hold_out_category({"celltype": "NK"}, 1)}, KeyError, "'celltype' not found"),
+        ({"splits": hold_out_category({"cell_type": "X"}, 1)}, ValueError, "No cell has 'X'"),
+        ({"splits": hold_out_category({"cell_type": "NK"}, 99)}, ValueError, "n_hardest=99"),
     ],
 )
 def test_check_finds(experiment, change, error, message):
@@ -90,5 +93,15 @@ def test_check_finds_missing_files(experiment, tmp_path):
     with pytest.raises(FileNotFoundError, match="none.csv"):
         replace(experiment, network=tmp_path / "none.csv").check()
     (tmp_path / "text.h5ad").write_text("not HDF5")
-    with pytest.raises(OSError, match="text.h5ad|signature"):
+    with pytest.raises(OSError, match=r"text.h5ad cannot be read as .h5ad.$"):
         replace(experiment, data=tmp_path / "text.h5ad").check()
+
+
+def test_check_reads_the_network(experiment, tmp_path):
+    for frame, error, message in (
+        (pd.DataFrame({"from": ["gene0"], "target": ["gene1"]}), KeyError, "source"),
+        (pd.DataFrame({"source": ["a"], "target": ["b"]}), ValueError, "gene"),
+    ):
+        frame.to_csv(tmp_path / "net.csv", index=False)
+        with pytest.raises(error, match=message):
+            replace(experiment, network=tmp_path / "net.csv").check()

@@ -49,3 +49,16 @@ def test_markdown_and_files(tmp_path):
     printed = console.export_text()
     for word in ("A title", "A heading", "predictor", "mine", "0.5", "A note."):
         assert word in printed
+
+
+def test_a_table_wider_than_the_console_is_markdown():
+    columns = [f"long name of metric {i}" for i in range(8)]
+    table = pd.DataFrame([["0.500 ± 0.354"] * 8], index=pd.Index(["mine"], name="predictor"), columns=columns)
+    report = Report("A title", {"A heading": table}, [], {})
+    for width, is_markdown in ((80, True), (400, False)):
+        console = Console(width=width, record=True, file=io.StringIO())
+        report.print(console)
+        printed = console.export_text()
+        assert (to_markdown(table) in printed) == is_markdown
+        assert "0.500 ± 0.354" in printed
+        assert "A heading" in printed

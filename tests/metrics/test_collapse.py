@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scgraphvci.metrics import mean_pairwise_correlation, variance_ratio
+from scgraphvci.metrics import mean_pairwise_correlation, mean_variance_ratio, variance_ratio
 
 
 def test_variance_ratio_is_the_median_over_genes():
@@ -32,6 +32,23 @@ def test_genes_that_never_vary_do_not_count():
     assert np.isnan(variance_ratio(true, predicted[:1]))
     with pytest.raises(ValueError, match="same genes"):
         variance_ratio(true, predicted[:, 1:])
+
+
+def test_mean_variance_ratio_tells_means_from_draws():
+    """Draws of a collapsed model vary as cells do; its means do not, and their sampling noise is taken off."""
+    rng = np.random.default_rng(4)
+    centres, noise = rng.normal(0, 0.5, (400, 30)), 1.0
+    true = centres + rng.normal(0, noise, (400, 30))
+    assert mean_variance_ratio(true, centres) == pytest.approx(0.2, abs=0.02)
+    draws = rng.normal(0, noise, (10, 400, 30))  # of a model that gives every cell the same mean
+    sampling = draws.var(axis=0, ddof=1).mean(axis=0) / 10
+    assert variance_ratio(true, draws[0]) == pytest.approx(0.8, abs=0.1)
+    assert mean_variance_ratio(true, draws.mean(axis=0)) > 0.07
+    assert mean_variance_ratio(true, draws.mean(axis=0), sampling) == pytest.approx(0, abs=0.01)
+    good = centres + draws
+    assert mean_variance_ratio(true, good.mean(axis=0), sampling) == pytest.approx(0.2, abs=0.03)
+    assert np.isnan(mean_variance_ratio(true, centres[:1]))
+    assert np.isnan(mean_variance_ratio(np.ones((3, 30)), centres))
 
 
 def test_pairwise_correlation_is_the_mean_off_the_diagonal():

@@ -11,6 +11,7 @@ import pytest
 from matplotlib.colors import to_rgba
 from scipy import sparse
 
+import scgraphvci as sgv
 from scgraphvci import pl
 from scgraphvci.estimate import MarginalEffects
 from scgraphvci.pl._base import BLUE, GREY, ORANGE
@@ -61,6 +62,16 @@ def test_shift_scatter_panels():
         pl.shift_scatter(frame, predictors="nobody")
     with pytest.raises(KeyError, match="Evaluation.shifts"):
         pl.shift_scatter(frame.drop(columns="true"))
+
+
+def test_shift_scatter_takes_an_evaluation():
+    adata = sgv.datasets.simulate(n_cells=300, n_genes=40, n_perturbations=3, n_donors=1, seed=0)
+    mine = sgv.baselines.ContextShift(adata, categorical_covariate_keys=["cell_type"], split_key="split")
+    evaluation = sgv.Evaluation({"mine": mine}, baselines=None, duplicates=False, n_bootstrap=5, n_de=5)
+    drawn, expected = (pl.shift_scatter(data, show=False)[0] for data in (evaluation, evaluation.shifts()))
+    assert drawn.get_title() == expected.get_title()
+    points = [np.asarray(axis.collections[0].get_offsets()) for axis in (drawn, expected)]
+    np.testing.assert_allclose(*points)
 
 
 @pytest.fixture

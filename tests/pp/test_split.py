@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
+import scgraphvci as sgv
 from scgraphvci.pp import split_ood
 from scgraphvci.pp._split import split_hash
 
@@ -151,3 +152,14 @@ def test_category_without_controls_warns(screen, caplog):
     screen = screen[~((screen.obs["perturbation"] == "control") & (screen.obs["cell_type"] == "NK"))].copy()
     split_ood(screen, **OPTIONS, category="NK", n_hardest=1)
     assert "No control cells in NK" in caplog.text
+
+
+def test_nothing_to_hold_out_of_a_single_stratum():
+    adata = sgv.datasets.simulate(n_cells=200, n_genes=20, n_perturbations=3, n_cell_types=2, n_donors=1, seed=0)
+    adata.obs["all"] = "one"
+    with pytest.raises(ValueError, match="Nothing can be held out of 'one': all cells are in it, and"):
+        sgv.pp.split_ood(adata, "perturbation", "control", "all", "one", n_hardest=1)
+    treatment = adata.obs["perturbation"].astype(str)
+    adata.obs["own"] = np.where(treatment == "control", "0", treatment)
+    with pytest.raises(ValueError, match="no treatment has cells both in it and outside of it"):
+        sgv.pp.split_ood(adata, "perturbation", "control", "own", adata.obs["own"].max(), n_hardest=1)

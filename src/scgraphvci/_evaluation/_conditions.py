@@ -29,8 +29,8 @@ class Condition:
     Attributes
     ----------
     labels
-        Treatment, dose, levels of the stratum, number of held-out cells, whether they are too few, number of
-        significant genes and of training treatments behind `perturbed`.
+        Treatment, dose, levels of the stratum, number of held-out cells, whether they are too few, whether no training
+        cell received the treatment, number of significant genes and of training treatments behind `perturbed`.
     treatment, dose
         What to predict.
     levels
@@ -180,6 +180,7 @@ class _Finder:
         self.control = screen.moments(np.flatnonzero(self.is_control))
         self.train = screen.moments(np.flatnonzero(treated & (splits == SPLITS.TRAIN)))
         self.treated = screen.moments(np.flatnonzero(treated))
+        self._genes = None if truth is None else _places(truth.genes, screen.adata.var_names)
         self._profiles: dict[int, pd.DataFrame] = {}
         self._centroids: dict[int, np.ndarray] = {}
 
@@ -196,6 +197,12 @@ class _Finder:
         table = self.screen.codes.table
         n_cells = int(self.held_out.n_cells[self.held_out.row[stratum, code]]) if code else 0
         return {"treatment": table.names[code], "dose": table.doses[code], **self.levels(stratum), "n_cells": n_cells}
+
+    def is_unseen(self, code: int) -> bool:
+        """Whether no training cell, in whatever stratum, received some perturbation of a treatment at any dose."""
+        given = self.screen.codes.table.design != 0
+        known = given[(self.train.row >= 0).any(axis=0)].any(axis=0)
+        return bool(np.any(given[code] & ~known))
 
     def levels(self, stratum: int) -> dict[str, str]:
         """Levels of a stratum by covariate."""
@@ -221,6 +228,7 @@ class _Finder:
         labels = {
             **self.labels(stratum, code),
             "thin": held_out.n < min_cells,
+            "unseen": self.is_unseen(code),
             "n_significant": int(significant.sum()),
             "n_reference": int((self.train.row[stratum, 1:] >= 0).sum()),
         }
@@ -307,7 +315,22 @@ class _Finder:
             )
         means = self._profiles[code]
         key: Any = levels if len(levels) > 1 else levels[0] if levels else 0
-        return means.loc[key].to_numpy(dtype=np.float64)
+        return means.loc[key].to_numpy(dtype=np.float64)[self._genes]
+
+
+def _places(known: pd.Index, genes: pd.Index) -> np.ndarray:
+    """Where the genes of the data are among those of the truth.
+
+    Raises
+    ------
+    ValueError
+        If some are not.
+    """
+    places = known.get_indexer(genes)
+    if np.any(places < 0):
+        msg = f"`truth` does not know the genes {genes[places < 0][:5].tolist()}. Pass the truth of these data."
+        raise ValueError(msg)
+    return places
 
 
 def _largest(values: np.ndarray, n: int) -> np.ndarray:

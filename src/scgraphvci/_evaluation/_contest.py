@@ -83,7 +83,7 @@ class Contest:
 
     def shifts(self) -> pd.DataFrame:
         """Predicted and true shift from control, one row per condition, predictor and gene."""
-        hidden = ("thin", "n_significant", "n_reference")
+        hidden = ("thin", "unseen", "n_significant", "n_reference")
         parts = [
             pd.DataFrame(
                 {

@@ -40,7 +40,7 @@ def to_cell_eval(
     predict
         Gives predicted cells of a condition, shape ``(n_cells, n_genes)``.
     directory
-        Existing folder for ``adata_pred.h5ad`` and ``adata_real.h5ad``.
+        Folder, made if missing, for ``adata_pred.h5ad`` and ``adata_real.h5ad``.
     """
     strata = {one.stratum: one for one in conditions}.values()
     control = [_Part(screen.rows(one.controls), {"target": CONTROL, "stratum": _stratum(one)}) for one in strata]
@@ -49,6 +49,7 @@ def to_cell_eval(
     real = [_Part(screen.rows(one.held_out), label) for one, label in zip(conditions, labels, strict=True)]
     pair = _join([*control, *predicted], screen), _join([*control, *real], screen)
     if directory is not None:
+        directory.mkdir(parents=True, exist_ok=True)
         for adata, name in zip(pair, ("adata_pred", "adata_real"), strict=True):
             adata.write_h5ad(directory / f"{name}.h5ad")
     return pair

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -76,10 +77,16 @@ class Prediction(NamedTuple):
     cells
         Some cells, shape ``(n_shown, n_genes)``: draws of predictors that can draw. No rows for what is a mean
         profile alone.
+    means
+        Means of the same cells; None for what predicts no single cells.
+    sampling_variance
+        Variance of such a mean where it is one of draws, shape ``(n_genes,)``.
     """
 
     mean: np.ndarray
     cells: np.ndarray
+    means: np.ndarray | None = None
+    sampling_variance: np.ndarray | float = 0.0
 
 
 @dataclass
@@ -117,6 +124,8 @@ class Entrant:
         ------
         ValueError
             If predictions are not finite, or not of the source cells and genes.
+        TypeError
+            If they are no AnnData.
         """
         with _quiet_registration():
             return self._predict(start)
@@ -125,12 +134,15 @@ class Entrant:
         if self.library is not None:
             n_draws = int(np.clip(np.ceil(DRAWN_CELLS / start.cells.size), 2, 20))
             values = self._draw(start, np.arange(start.cells.size), n_draws)
-            return Prediction(values.mean(axis=0, dtype=np.float64), values[start.shown].astype(np.float64))
+            draws = values.reshape(n_draws, start.cells.size, -1)[:, start.shown].astype(np.float64)
+            noise = draws.var(axis=0, ddof=1).mean(axis=0) / n_draws
+            return Prediction(values.mean(axis=0, dtype=np.float64), draws[0], draws.mean(axis=0), noise)
         arguments = self._arguments(start, np.arange(start.cells.size))
         values = self._checked(self.model.predict(start.treatment, **arguments), start, start.cells.size)
         can_draw = callable(getattr(self.model, "sample", None))
         shown = self._draw(start, start.shown, 1) if can_draw else values[start.shown]
-        return Prediction(values.mean(axis=0, dtype=np.float64), shown.astype(np.float64))
+        means = values[start.shown].astype(np.float64)
+        return Prediction(values.mean(axis=0, dtype=np.float64), shown.astype(np.float64), means)
 
     def _draw(self, start: Start, positions: np.ndarray, n_draws: int) -> np.ndarray:
         """Draws for some source cells, draw by draw, on the scale of the scores."""
@@ -166,7 +178,15 @@ class Entrant:
         self._passed = start, passed
         return passed
 
-    def _checked(self, predicted: AnnData, start: Start, n_cells: int) -> np.ndarray:
+    def _checked(self, predicted: Any, start: Start, n_cells: int) -> np.ndarray:
+        """Values of a prediction, its genes in the order of the data."""
+        if not isinstance(predicted, AnnData):
+            msg = (
+                f"`predict` of {self.name!r} returned {type(predicted).__name__}. It must return an AnnData of the "
+                "source cells, with predictions in `X` and gene names in `var_names`."
+            )
+            raise TypeError(msg)
+        order = self._gene_order(predicted.var_names)
         values = predicted.X.toarray() if sparse.issparse(predicted.X) else np.asarray(predicted.X)
         if values.shape != (n_cells, self.data.n_vars):
             msg = (
@@ -177,7 +197,28 @@ class Entrant:
         if not np.isfinite(values).all():
             msg = f"{self.name!r} predicts NaN or infinite values for {start.treatment!r}; they cannot be scored."
             raise ValueError(msg)
-        return values
+        return values if order is None else values[:, order]
+
+    def _gene_order(self, names: pd.Index) -> np.ndarray | None:
+        """Where the genes of the data are among predicted ones; None if in the same places.
+
+        Raises
+        ------
+        ValueError
+            If predicted genes are not those of the data.
+        """
+        expected = self.data.var_names
+        if names.equals(expected):
+            return None
+        missing, other = expected.difference(names, sort=False), names.difference(expected, sort=False)
+        if len(missing) or len(other) or len(names) != len(expected):
+            msg = (
+                f"{self.name!r} predicts {len(names)} genes that are not the {len(expected)} of the data: "
+                f"{len(missing)} are missing, such as {missing[:5].tolist()}, and {len(other)} unknown, such as "
+                f"{other[:5].tolist()}. Return an AnnData with the `var_names` of the data, in any order."
+            )
+            raise ValueError(msg)
+        return names.get_indexer(expected)
 
 
 def resolve(
@@ -199,16 +240,17 @@ def resolve(
         If nothing says how the screen is set up, predictors read expression on different scales, or one has the name
         of a simple baseline without being it.
     TypeError
-        If the data are not an AnnData, or a model was set up on a MuData.
+        If the data are not an AnnData, a model was set up on a MuData, or something is no predictor.
     """
-    named: dict[str, Any] = dict(models) if isinstance(models, Mapping) else {type(models).__name__: models}
-    settings = {name: setting for name, model in named.items() if (setting := _setting(model)) is not None}
+    named = _named(models)
+    settings = {name: setting for name, model in named.items() if (setting := set_up_of(model)) is not None}
     first, adata = _first_setting(settings, adata)
     if baselines not in ("simple", None):
         msg = f"Unknown baselines {baselines!r}. Choose 'simple' or None."
         raise ValueError(msg)
 
-    scale = find_scale(named, settings, adata, first["layer"] if layer is None else layer, layer is None, truth)
+    is_named = layer is not None
+    scale = find_scale(named, settings, adata, layer if is_named else first["layer"], is_named=is_named, truth=truth)
     coded = {key: first[key] for key in CODER_KEYS}
     for name in SIMPLE.keys() & named.keys():
         _check_simple(name, named[name], scale, coded)
@@ -225,6 +267,42 @@ def resolve(
     if groupby is not None:
         coded["categorical_covariate_keys"] = [groupby] if isinstance(groupby, str) else list(groupby)
     return Screen(adata, outcome(scale.adata, scale.layer), ScreenCoder(**coded), seed), entrants
+
+
+def _named(models: Any) -> dict[str, Any]:
+    """Predictors by name.
+
+    Raises
+    ------
+    TypeError
+        If they are several without names, or one has no ``predict(treatment, indices=)``.
+    ValueError
+        If there are none.
+    """
+    if isinstance(models, Mapping):
+        named = dict(models)
+    elif callable(getattr(models, "predict", None)):
+        named = {type(models).__name__: models}
+    else:
+        msg = f"`models` must be a dict {{name: model}}, or one predictor, not {type(models).__name__}."
+        raise TypeError(msg)
+    if not named:
+        msg = "`models` is empty: it must be a dict {name: model} with at least one predictor."
+        raise ValueError(msg)
+    for name, model in named.items():
+        predict = getattr(model, "predict", None)
+        if isinstance(model, type) or not callable(predict):
+            what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+            msg = f"{name!r} is {what}, which cannot `predict`. Pass an object with `predict(treatment, indices)`."
+            raise TypeError(msg)
+        parameters = inspect.signature(predict).parameters
+        if "indices" not in parameters and all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
+            msg = (
+                f"`predict` of {name!r} takes {list(parameters)}, and must take `indices`: the positions of the cells "
+                "to start from, `predict(treatment, indices)`."
+            )
+            raise TypeError(msg)
+    return named
 
 
 def _check_simple(name: str, model: Any, scale: Scale, coded: Mapping[str, Any]) -> None:
@@ -273,7 +351,12 @@ def _first_setting(
 ) -> tuple[Mapping[str, Any], AnnData]:
     """Set-up of the first predictor that has one, and the data."""
     if not settings:
-        msg = "No predictor says how the screen is set up. Add one of scgraphvci's baselines or models to `models`."
+        msg = (
+            "No predictor says how the screen is set up: which columns hold treatments, covariates and the split. Add "
+            "a model or simple baseline of this package, such as {**models, 'shift': sgv.baselines.ContextShift(adata, "
+            "perturbation_key='perturbation', control='control', categorical_covariate_keys=['cell_type'], "
+            "split_key='split')}."
+        )
         raise ValueError(msg)
     for name, setting in settings.items():
         if "modality" in setting:
@@ -298,7 +381,7 @@ def _first_setting(
     return first, adata
 
 
-def _setting(model: Any) -> dict[str, Any] | None:
+def set_up_of(model: Any) -> dict[str, Any] | None:
     """Set-up and data of a model or baseline of this package; None of anything else."""
     if isinstance(model, Baseline):
         return {**model.settings, "adata": model.adata}

@@ -35,15 +35,29 @@ def find_scale(
     settings: Mapping[str, Mapping[str, Any]],
     adata: AnnData,
     layer: str | None,
-    is_checked: bool,
+    *,
+    is_named: bool,
     truth: Truth | None,
 ) -> Scale:
     """Find the scale: what the first predictor reads, or log-normalised counts if there is a model of counts.
 
+    Parameters
+    ----------
+    named, settings
+        Predictors, and the set-up of those that have one, by name.
+    adata
+        The screen.
+    layer
+        Layer of the first predictor, or the one with the truth.
+    is_named
+        Whether the layer was asked for: it is then the scale, whatever the predictors are.
+    truth
+        Truth of a simulated screen.
+
     Raises
     ------
     ValueError
-        If `is_checked`, and a predictor reads other values.
+        If a predictor reads values on another scale.
     """
     counts = [name for name, model in named.items() if _predicts_counts(model)]
     libraries = {name: library(adata, settings[name]) for name in counts}
@@ -51,21 +65,33 @@ def find_scale(
     if counts:
         size = float(named[counts[0]].module.library_size) if truth is None else truth.library
     scale = Scale(adata, layer, libraries, size)
-    if not is_checked:
-        return scale
-    meaning = "the values that the first predictor reads"
-    if counts:
+    meaning = f"layer {layer!r}" if is_named else "the values that the first predictor reads"
+    if counts and not is_named:
         values = log_normalised(outcome(adata, settings[counts[0]]["layer"]), libraries[counts[0]], size)
         scale = Scale(AnnData(values, obs=adata.obs, var=adata.var), None, libraries, size)
         meaning = f"log1p(counts / library * {size:g})"
     cells = np.arange(min(CHECKED_CELLS, adata.n_obs))
     expected = dense_rows(outcome(scale.adata, scale.layer), cells)
     for name, setting in settings.items():
-        read = expected if name in counts else dense_rows(outcome(adata, setting["layer"]), cells)
+        read = dense_rows(outcome(adata, setting["layer"]), cells)
+        if name in counts:
+            read = log_normalised(read, libraries[name][cells], size)
         if not np.allclose(read, expected, rtol=1e-3, atol=1e-3):
-            msg = (
-                f"{name!r} does not read {meaning}, on which it would be scored. Fit it on a layer with that, evaluate "
-                "it apart, or name the layer that is the truth with `layer=`."
-            )
-            raise ValueError(msg)
+            verb = "predict" if name in counts else "read"
+            msg = f"{name!r} does not {verb} {meaning}, on which it would be scored. Put all on one scale: "
+            raise ValueError(msg + _recipe(settings[counts[0]] if counts else setting, layer, size if counts else None))
     return scale
+
+
+def _recipe(setting: Mapping[str, Any], layer: str | None, size: float | None) -> str:
+    """Say by code how predictors come to read the same scale."""
+    if size is None:
+        return f"set it up again with `layer={layer!r}`, or evaluate it apart."
+    counts = "adata.X" if setting["layer"] is None else f"adata.layers[{setting['layer']!r}]"
+    key = setting.get("size_factor_key")
+    library = f"{counts}.sum(axis=1)" if key is None else f"adata.obs[{key!r}]"
+    return (
+        f"`adata.layers['log'] = scipy.sparse.csr_matrix({counts}).multiply({size!r} / "
+        f"numpy.asarray({library}).reshape(-1, 1)).log1p().tocsr()`, fit all that is no model of counts with "
+        "`layer='log'`, and evaluate with `layer='log'` or none."
+    )

@@ -16,6 +16,7 @@ from scgraphvci.metrics import (
     discrimination_score,
     energy_distance,
     mae,
+    mean_variance_ratio,
     median_distance,
     mmd,
     mse,
@@ -85,6 +86,9 @@ def score(condition: Condition, target: Target, prediction: Prediction, basis: B
         scores["weighted_r2"] = weighted_r2(true, mean, condition.perturbed, condition.weights)
     if min(len(prediction.cells), len(target.cells)) > 1:
         scores.update(_distribution_scores(target.cells, prediction.cells, basis))
+    if prediction.means is not None:
+        ratio = mean_variance_ratio(target.cells, prediction.means, prediction.sampling_variance)
+        scores["mean_variance_ratio"] = ratio
     return scores
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from scgraphvci._evaluation._scores import COLUMNS
 from scgraphvci.metrics import METRICS, bound_discrimination_score, dynamic_range_fraction
 
 NEGATIVE_CONTROLS = ("no change", "train mean", "stratum mean", "control level")
+MIN_CONDITIONS = 5  # fewer are an anecdote
 MIN_DYNAMIC_RANGE = 0.2  # below, a metric cannot tell a repeated experiment from a negative control
 SUMMARY = ("mean", "ci_low", "ci_high", "difference", "difference_low", "difference_high", "n")
 
@@ -160,15 +161,18 @@ class ScoreTable:
                 "Evaluate with `baselines='simple'`."
             )
             raise ValueError(msg)
+        n_unseen = int(self.labels["unseen"].sum())
         rows = []
         for metric in (name for name in COLUMNS if METRICS[name].role == "primary"):
             drf = self.calibrate(metric).drf
-            usable = {"drf": drf, "headline": drf >= MIN_DYNAMIC_RANGE}
             best = self.best_baseline(metric)
             for name in self.names("model"):
-                about = {"predictor": name, "metric": metric, "best_baseline": best}
-                rows.append({**about, **self.statistics(name, metric), **usable})
-        return pd.DataFrame(rows, columns=["predictor", "metric", "best_baseline", *SUMMARY, "drf", "headline"])
+                about: dict[str, Any] = {"predictor": name, "metric": metric, "best_baseline": best}
+                numbers = self.statistics(name, metric)
+                usable = drf >= MIN_DYNAMIC_RANGE and numbers["n"] >= MIN_CONDITIONS
+                rows.append({**about, **numbers, "n_unseen": n_unseen, "drf": drf, "headline": usable})
+        columns = ["predictor", "metric", "best_baseline", *SUMMARY, "n_unseen", "drf", "headline"]
+        return pd.DataFrame(rows, columns=columns)
 
 
 def _nanmean(values: np.ndarray) -> float:

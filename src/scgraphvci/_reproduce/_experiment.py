@@ -17,7 +17,7 @@ from anndata import AnnData
 from scgraphvci import datasets, grn, tl
 from scgraphvci._constants import SLOTS
 from scgraphvci._quiet import quiet_training
-from scgraphvci._reproduce._recipes import SPLIT_KEY, Recipe
+from scgraphvci._reproduce._recipes import SPLIT_KEY, HeldOutCategory, Recipe
 from scgraphvci.baselines import AE, CEVAE, CPA, GANITE
 from scgraphvci.baselines._base import ScreenCoder
 from scgraphvci.datasets import Truth
@@ -128,26 +128,30 @@ class Experiment:
         Raises
         ------
         OSError
-            If a file cannot be read.
+            If a file is missing or cannot be read.
         KeyError
             If a column is missing.
         ValueError
-            If the control has no cells, or a model needs a network and there is none.
+            If the control or category has no cells, or a model needs a network and there is none, or none of these
+            genes.
         """
         if self.data is None:
             return
-        adata = ad.read_h5ad(self.data, backed="r")
-        obs, has_network = adata.obs, self.network is not None or SLOTS.GRN in adata.varp
-        adata.file.close()
+        for path in (self.data, self.network):
+            if path is not None and not path.is_file():
+                msg = f"No file {path}."
+                raise FileNotFoundError(msg)
+        shell, has_network = _read_shell(self.data)
         coder = {key: value for key, value in self.recipe.setup.items() if key != "split_key"}
-        ScreenCoder(**coder, split_key=None).code(AnnData(obs=obs))
+        ScreenCoder(**coder, split_key=None).code(shell)
+        if isinstance(self.recipe.splits, HeldOutCategory):
+            self.recipe.splits.check(shell, self.recipe)
+        if self.network is not None:
+            grn.add_grn(shell, _read_network(self.network), SLOTS.GRN)
         needy = [name for name in self.models if name in GRAPH_MODELS]
-        if needy and not has_network:
+        if needy and not has_network and self.network is None:
             msg = f"{needy} read a network and varp[{SLOTS.GRN!r}] holds none. Give one, or leave these models out."
             raise ValueError(msg)
-        if self.network is not None and not self.network.is_file():
-            msg = f"No file {self.network}."
-            raise FileNotFoundError(msg)
 
     def splits(self) -> Iterator[Split]:
         """Yield the data of every seed and split. The object stays the same where only the split differs."""
@@ -182,8 +186,7 @@ class Experiment:
         adata = ad.read_h5ad(path)
         adata = adata if self.recipe.prepare is None else self.recipe.prepare(adata)
         if self.network is not None:
-            separator = "\t" if ".tsv" in self.network.suffixes else ","
-            report = grn.add_grn(adata, pd.read_csv(self.network, sep=separator), SLOTS.GRN)
+            report = grn.add_grn(adata, _read_network(self.network), SLOTS.GRN)
             logger.info("%s", report)
         return adata
 
@@ -200,6 +203,23 @@ class Experiment:
                 enable_progress_bar=False,
             )
         logger.info("Network refined in %.0f s", time.perf_counter() - start)
+
+
+def _read_shell(path: Path) -> tuple[AnnData, bool]:
+    """Read `obs` and `var` of a file, and whether it holds a network."""
+    try:
+        adata = ad.read_h5ad(path, backed="r")
+    except OSError as error:
+        msg = f"{path} cannot be read as .h5ad."
+        raise OSError(msg) from error
+    has_network = SLOTS.GRN in adata.varp
+    adata.file.close()
+    return AnnData(obs=adata.obs, var=adata.var), has_network
+
+
+def _read_network(path: Path) -> pd.DataFrame:
+    """Read a table of edges."""
+    return pd.read_csv(path, sep="\t" if ".tsv" in path.suffixes else ",")
 
 
 def describe(adata: AnnData) -> str:

@@ -15,6 +15,7 @@ from anndata import AnnData
 from scgraphvci import pp
 from scgraphvci._constants import SPLITS
 from scgraphvci.data._read import require_column
+from scgraphvci.pp._split import find_candidates
 
 SPLIT_KEY = "split"
 TEST_SHARE = 0.2  # the paper's 4 : 1
@@ -68,24 +69,53 @@ def as_given(adata: AnnData, recipe: Recipe, seed: int) -> Iterator[str]:
     yield "as given"
 
 
-def hold_out_category(category: Mapping[str, str], n_hardest: int = 20) -> Splits:
-    """Split as the paper does: the hardest treatments, out of one category given as {column: level}."""
+@dataclass(frozen=True)
+class HeldOutCategory:
+    """Splits as the paper does: the hardest treatments, out of one category.
 
-    def splits(adata: AnnData, recipe: Recipe, seed: int) -> Iterator[str]:
+    Attributes
+    ----------
+    category
+        Levels by column.
+    n_hardest
+        Number of treatments.
+    """
+
+    category: Mapping[str, str]
+    n_hardest: int
+
+    def __call__(self, adata: AnnData, recipe: Recipe, seed: int) -> Iterator[str]:
+        """Split."""
         pp.split_ood(
             adata,
             recipe.perturbation_key,
             recipe.control,
-            list(category),
-            list(category.values()),
-            n_hardest=n_hardest,
+            list(self.category),
+            list(self.category.values()),
+            n_hardest=self.n_hardest,
             key_added=SPLIT_KEY,
             test_share=TEST_SHARE,
             seed=seed,
         )
-        yield " ".join(category.values())
+        yield " ".join(self.category.values())
 
-    return splits
+    def check(self, adata: AnnData, recipe: Recipe) -> None:
+        """Find out from `obs` whether the split can be made.
+
+        Raises
+        ------
+        KeyError
+            If a column is missing.
+        ValueError
+            If the category has no cells, or too few treatments can be held out of it.
+        """
+        columns, levels = list(self.category), list(self.category.values())
+        find_candidates(adata, recipe.perturbation_key, recipe.control, columns, levels, self.n_hardest)
+
+
+def hold_out_category(category: Mapping[str, str], n_hardest: int = 20) -> Splits:
+    """Split as the paper does: the hardest treatments, out of one category given as {column: level}."""
+    return HeldOutCategory(category, n_hardest)
 
 
 def hold_out_each_level(column: str, n_hardest: int) -> Splits:

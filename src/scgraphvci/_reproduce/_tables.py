@@ -11,7 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
+
+MAX_WIDTH = 10_000  # characters: what a table would take if there were room
 
 
 class Report(NamedTuple):
@@ -45,13 +48,17 @@ class Report(NamedTuple):
         return paths
 
     def print(self, console: Console) -> None:
-        """Show the tables and notes."""
+        """Show the tables and notes; as markdown where a table is wider than the console."""
         console.rule(self.title)
         for heading, table in self.tables.items():
             shown = Table(str(table.index.name), *map(str, table.columns), title=heading, title_justify="left")
             for name, row in zip(table.index, table.to_numpy(), strict=True):
                 shown.add_row(str(name), *row)
-            console.print(shown)
+            if Measurement.get(console, console.options.update(width=MAX_WIDTH), shown).maximum <= console.width:
+                console.print(shown)
+            else:
+                text = f"{heading}\n\n{to_markdown(table)}\n"
+                console.print(text, markup=False, highlight=False, soft_wrap=True)
         for note in self.notes:
             console.print(note, markup=False, highlight=False)
 

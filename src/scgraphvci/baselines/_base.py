@@ -131,6 +131,11 @@ class Baseline(ABC):
         As in :meth:`scgraphvci.GraphVCI.setup_anndata`. Means are those of "train" cells, or of all cells without
         `split_key`. Expression should be on a scale where shifts add up, such as log1p.
 
+    Attributes
+    ----------
+    train_indices
+        Positions of the cells that means were taken of.
+
     Raises
     ------
     KeyError
@@ -166,13 +171,14 @@ class Baseline(ABC):
             perturbation_key, control, dose_key, combination_sep, categorical_covariate_keys, split_key
         )
         self._codes = self._coder.code(adata)
+        self.train_indices = np.flatnonzero(self._coder.split(adata) == SPLITS.TRAIN)
         moments = stratum_moments(
             self._outcome.get_field_data(adata),
             stratum=self._codes.stratum,
             condition=self._codes.condition,
             n_strata=len(self._codes.strata),
             n_conditions=len(self._codes.table.design),
-            cells=np.flatnonzero(self._coder.split(adata) == SPLITS.TRAIN),
+            cells=self.train_indices,
         )
         self._means = TrainMeans(moments, self._codes.table.design)
 

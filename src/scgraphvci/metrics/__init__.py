@@ -6,7 +6,7 @@ from scgraphvci.metrics._calibration import (
     dynamic_range_fraction,
     interval_coverage,
 )
-from scgraphvci.metrics._collapse import mean_pairwise_correlation, variance_ratio
+from scgraphvci.metrics._collapse import mean_pairwise_correlation, mean_variance_ratio, variance_ratio
 from scgraphvci.metrics._de import DERecovery, de_recovery
 from scgraphvci.metrics._distribution import energy_distance, median_distance, mmd
 from scgraphvci.metrics._means import mae, mse, pearson_shift, r2
@@ -28,6 +28,7 @@ __all__ = [
     "interval_coverage",
     "mae",
     "mean_pairwise_correlation",
+    "mean_variance_ratio",
     "median_distance",
     "mmd",
     "mse",

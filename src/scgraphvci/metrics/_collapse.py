@@ -11,7 +11,8 @@ def variance_ratio(true_cells: np.ndarray, predicted_cells: np.ndarray) -> float
     r"""Median over genes of :math:`\mathrm{Var}(\hat y_g) / \mathrm{Var}(y_g)` between cells.
 
     A monitor. Range [0, inf); 1 is right, 0 means that every cell gets the same prediction. Predicted *means* of cells
-    vary less than cells do: compare draws with the truth.
+    vary less than cells do: compare draws with the truth. Draws carry the noise of observations, so that their ratio
+    can be near 1 for a model that gives every cell the same mean: see :func:`mean_variance_ratio`.
 
     Parameters
     ----------
@@ -39,6 +40,48 @@ def variance_ratio(true_cells: np.ndarray, predicted_cells: np.ndarray) -> float
     variance = true.var(axis=0, ddof=1)
     varies = variance > 0
     return float(np.median(predicted.var(axis=0, ddof=1)[varies] / variance[varies])) if varies.any() else float("nan")
+
+
+def mean_variance_ratio(
+    true_cells: np.ndarray, predicted_means: np.ndarray, sampling_variance: np.ndarray | float = 0.0
+) -> float:
+    r"""Median over genes of :math:`(\mathrm{Var}(\hat\mu_g) - s_g) / \mathrm{Var}(y_g)` between cells.
+
+    A monitor. Range [0, inf), of means of single cells without the noise of observations: well below 1 is right, near 0
+    is a collapse to one prediction for all cells.
+
+    Parameters
+    ----------
+    true_cells
+        Cells of one stratum and treatment, shape ``(n_true, n_genes)``.
+    predicted_means
+        Predicted means of single cells, shape ``(n_predicted, n_genes)``.
+    sampling_variance
+        Variance :math:`s_g` of such a mean where it is one of draws, shape ``(n_genes,)``; 0 for exact means.
+
+    Returns
+    -------
+    Median over the genes that vary in the truth, at least 0; NaN where none does, or with fewer than two cells in a
+    set.
+
+    Raises
+    ------
+    ValueError
+        If the numbers of genes differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> mean_variance_ratio(np.array([[0.0], [4.0]]), np.array([[1.0], [3.0]]), np.array([1.0]))
+    0.125
+    """
+    true, predicted = same_genes(true_cells=true_cells, predicted_means=predicted_means)
+    if min(len(true), len(predicted)) < 2:
+        return float("nan")
+    variance = true.var(axis=0, ddof=1)
+    varies = variance > 0
+    between = predicted.var(axis=0, ddof=1) - sampling_variance
+    return max(0.0, float(np.median(between[varies] / variance[varies]))) if varies.any() else float("nan")
 
 
 def mean_pairwise_correlation(shifts: np.ndarray) -> float:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from scgraphvci.metrics._calibration import interval_coverage
-from scgraphvci.metrics._collapse import mean_pairwise_correlation, variance_ratio
+from scgraphvci.metrics._collapse import mean_pairwise_correlation, mean_variance_ratio, variance_ratio
 from scgraphvci.metrics._de import de_recovery
 from scgraphvci.metrics._distribution import energy_distance, mmd
 from scgraphvci.metrics._means import mae, mse, pearson_shift, r2
@@ -101,7 +101,10 @@ _ALL = (
     MetricInfo("de_overlap", "parity", True, 1.0, None,
                "share of the n significant genes among the n of largest |ŷ − r|", de_recovery),
     MetricInfo("variance_ratio", "monitor", None, 1.0, None,
-               "median of Var ŷ / Var y between cells", variance_ratio),
+               "median of Var ŷ / Var y between cells, ŷ draws where there are any", variance_ratio),
+    MetricInfo("mean_variance_ratio", "monitor", None, _NAN, None,
+               "median of Var μ̂ / Var y between cells, μ̂ their means; well below 1 is right, near 0 is a collapse",
+               mean_variance_ratio),
     MetricInfo("mean_pairwise_correlation", "monitor", None, _NAN, None,
                "mean corr of ŷ − r between treatments; right is that of y − r", mean_pairwise_correlation),
 )  # fmt: skip

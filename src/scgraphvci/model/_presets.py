@@ -58,7 +58,13 @@ PRESETS: dict[Preset, Settings] = {
             "residual_input": False,
             "covariate_weight": 50.0,
         },
-        plan={"lr": 3e-4, "weight_decay": 4e-7, "draw_control": False, "frozen_encoder": True},
+        plan={
+            "lr": 3e-4,
+            "lr_schedule": "constant",
+            "weight_decay": 4e-7,
+            "draw_control": False,
+            "frozen_encoder": True,
+        },
         batch_size=64,
     ),
 }

@@ -216,6 +216,14 @@ class GraphVCIModule(ObjectiveMixin, BaseModuleClass):
         expected = self.baseline.intercept + self.baseline.response(treatment, levels)
         return value - (torch.log1p(mean_of("nb", [expected])) if count else expected)
 
+    def baseline_mean(self, treatment: Tensor, levels: Tensor) -> Tensor:
+        """Return what the baseline expects of strata on the model's scale, shape ``(n_cells, n_genes)``."""
+        if self.baseline is None:
+            msg = "The module has no baseline; build it with baseline=True."
+            raise ValueError(msg)
+        expected = self.baseline(treatment, levels)
+        return mean_of("nb", [expected]) if is_count(self.likelihood) else expected
+
     def encode(
         self,
         outcome: Tensor,

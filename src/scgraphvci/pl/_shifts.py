@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from scgraphvci.evaluate import Evaluation
 from scgraphvci.pl._base import BLUE, GREY, Drawn, finish, panels, tidy
 
 
 def shift_scatter(
-    shifts: pd.DataFrame,
+    shifts: pd.DataFrame | Evaluation,
     *,
     predictors: Sequence[str] | str | None = None,
     ax: Axes | Sequence[Axes] | None = None,
@@ -25,7 +26,7 @@ def shift_scatter(
     Parameters
     ----------
     shifts
-        Columns `predictor`, `true`, `predicted`, as :meth:`scgraphvci.Evaluation.shifts` returns them.
+        An evaluation, or its :meth:`scgraphvci.Evaluation.shifts`: columns `predictor`, `true`, `predicted`.
     predictors
         Which to draw, in this order; all if None.
     ax, figsize, show, return_fig
@@ -45,6 +46,8 @@ def shift_scatter(
     >>> ax.get_title().splitlines()
     ['model', 'r = 0.87']
     """
+    if isinstance(shifts, Evaluation):
+        shifts = shifts.shifts()
     missing = [name for name in ("predictor", "true", "predicted") if name not in shifts]
     if missing:
         msg = f"`shifts` has no column {missing}. Make it with `scgraphvci.Evaluation.shifts`."

@@ -13,7 +13,7 @@ import pandas as pd
 from scgraphvci._constants import SPLITS
 from scgraphvci.data import OutcomeField, stratum_moments
 from scgraphvci.data._read import require_column
-from scgraphvci.pp._screen import read_screen
+from scgraphvci.pp._screen import Screen, read_screen
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -94,17 +94,10 @@ def split_ood(
     ['ood', 'test', 'train']
     """
     check_share(test_share)
-    screen = read_screen(adata, perturbation_key, control, None)
-    in_category = _category_cells(adata, covariate_key, category)
+    screen, in_category, candidate = find_candidates(
+        adata, perturbation_key, control, covariate_key, category, n_hardest
+    )
     inside = np.bincount(screen.treatment[in_category], minlength=len(screen.treatments))
-    candidate = (inside > 0) & (np.bincount(screen.treatment) > inside)
-    candidate[0] = False
-    if not 1 <= n_hardest <= candidate.sum():
-        msg = (
-            f"n_hardest={n_hardest}, but {candidate.sum()} treatments have cells both in {category!r} and outside. "
-            f"Choose from 1 to {candidate.sum()}."
-        )
-        raise ValueError(msg)
     distance = _distance_to_rest(adata, screen.treatment, layer)
     hardest = np.argsort(-np.where(candidate, distance, -1.0), kind="stable")[:n_hardest]
     held_out = in_category & np.isin(screen.treatment, hardest)
@@ -144,6 +137,52 @@ def split_ood(
     }
     logger.info("Held out of %s: %s; %d cells.", place, ", ".join(names), held_out.sum())
     return adata if copy else None
+
+
+def find_candidates(
+    adata: AnnData,
+    perturbation_key: str,
+    control: str,
+    covariate_key: str | Sequence[str],
+    category: str | Sequence[str],
+    n_hardest: int,
+) -> tuple[Screen, np.ndarray, np.ndarray]:
+    """Find the treatments that can be held out of a category, reading `obs` alone.
+
+    Parameters are those of :func:`split_ood`.
+
+    Returns
+    -------
+    The screen, the cells in the category, shape ``(n_cells,)``, and which of its treatments are candidates, both
+    boolean.
+
+    Raises
+    ------
+    KeyError
+        If a column is missing.
+    ValueError
+        If the control or category has no cells, or fewer than `n_hardest` treatments can be held out.
+    """
+    screen = read_screen(adata, perturbation_key, control, None)
+    in_category = _category_cells(adata, covariate_key, category)
+    inside = np.bincount(screen.treatment[in_category], minlength=len(screen.treatments))
+    candidate = (inside > 0) & (np.bincount(screen.treatment) > inside)
+    candidate[0] = False
+    n = int(candidate.sum())
+    if n == 0:
+        why = "all cells are in it" if in_category.all() else "no treatment has cells both in it and outside of it"
+        msg = (
+            f"Nothing can be held out of {category!r}: {why}, and what is held out in one place must be seen in "
+            "another. Choose another category or covariate."
+        )
+        raise ValueError(msg)
+    if not 1 <= n_hardest <= n:
+        msg = (
+            f"n_hardest={n_hardest}, but {n} treatments have cells both in {category!r} and outside. "
+            f"Choose from 1 to {n}."
+        )
+        raise ValueError(msg)
+    return screen, in_category, candidate
 
 
 def check_share(test_share: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from scvi import settings
@@ -47,12 +47,18 @@ class CounterfactualPlan(TrainingPlan):
         Moments of the validation cells, the truth of the validation metrics; None without validation cells.
     draw_control
         Whether control may be drawn as the counterfactual treatment (the paper never does).
+    hold_unobserved
+        Whether counterfactual means of strata never observed under t' are pulled to the module's baseline; else the
+        distribution term leaves them out, as it always does without a baseline.
     keep_best
         Whether the model ends with the weights of the lowest validation loss rather than the last ones.
     frozen_encoder
         Whether the second pass (on y') uses a copy of the encoder refreshed each epoch, as the authors' code does.
     lr, weight_decay, eps
         Of Adam.
+    lr_schedule
+        "cosine": the learning rate falls to 0 over the training, so that the noise of late steps does not stay in the
+        weights; "constant": it stays, or falls on a plateau with `reduce_lr_on_plateau`.
     **kwargs
         Passed to :class:`scvi.train.TrainingPlan`.
     """
@@ -65,15 +71,18 @@ class CounterfactualPlan(TrainingPlan):
         validation_moments: StratumMoments | None = None,
         draw_control: bool = True,
         frozen_encoder: bool = False,
+        hold_unobserved: bool = True,
         keep_best: bool = True,
-        lr: float = 1e-3,
+        lr: float = 2e-3,
         weight_decay: float = 1e-6,
         eps: float = 1e-8,
+        lr_schedule: Literal["cosine", "constant"] = "cosine",
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("n_epochs_kl_warmup", None)
         kwargs.setdefault("lr_scheduler_metric", "validation_loss")
         super().__init__(module, lr=lr, weight_decay=weight_decay, eps=eps, **kwargs)
+        self._lr_schedule = lr_schedule
         frequency = torch.as_tensor(moments.condition_frequency)
         if not draw_control:
             frequency[0] = 0
@@ -82,16 +91,29 @@ class CounterfactualPlan(TrainingPlan):
         targets = Targets(moments, module)
         self.register_buffer("target_mean", targets.mean, persistent=False)
         self.register_buffer("target_variance", targets.variance, persistent=False)
+        self.register_buffer("within_variance", targets.within_variance, persistent=False)
         self.shift_metrics = None if validation_moments is None else ShiftMetrics(validation_moments)
         self._use_frozen_encoder = frozen_encoder
         # Held in lists so that neither becomes a submodule: they are no part of the state or of the optimiser.
         self._frozen_encoder: list[torch.nn.Module] = []
         self._last_good: list[dict[str, Tensor]] = []
         self._keep_best = keep_best
+        self._hold_unobserved = hold_unobserved and module.baseline is not None
         self._best: dict[str, Any] = {}
         self._good_epoch = 0
         # No buffer changes in training and every process computes the same, so that none has to be sent at every step.
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimiser with its schedule."""
+        config = super().configure_optimizers()
+        n_steps = self.trainer.estimated_stepping_batches
+        if self._lr_schedule == "cosine" and not self.reduce_lr_on_plateau and math.isfinite(n_steps):
+            schedule = torch.optim.lr_scheduler.LambdaLR(
+                config["optimizer"], lambda step: (1 + math.cos(math.pi * min(step / n_steps, 1))) / 2
+            )
+            config["lr_scheduler"] = {"scheduler": schedule, "interval": "step"}
+        return config
 
     def on_fit_start(self) -> None:
         """Seed the order of cells, which Lightning draws for the first epoch before that epoch starts."""
@@ -201,9 +223,19 @@ class CounterfactualPlan(TrainingPlan):
             self._look_up(batch, stratum, condition)
 
     def _look_up(self, batch: dict[str, Tensor], stratum: Tensor, condition: Tensor) -> None:
-        """Add the moments of strata under their counterfactual treatments, of any other stratum where unknown."""
+        """Add the moments of strata under their counterfactual treatments: the baseline's where never observed.
+
+        Nothing else would hold the means of such pairs, and what the network learned of others would move them.
+        """
         row = self.target_row[stratum, condition].clamp(min=0)
-        batch[TARGET_MEAN_KEY], batch[TARGET_VARIANCE_KEY] = self.target_mean[row], self.target_variance[row]
+        mean, variance = self.target_mean[row], self.target_variance[row]
+        known = batch[TARGET_KNOWN_KEY]
+        if self._hold_unobserved and not known.all():
+            expected = self.module.baseline_mean(self.module.design[condition], self.module.strata[stratum])
+            mean = torch.where(known[:, None], mean, expected)
+            variance = torch.where(known[:, None], variance, self.within_variance)
+            batch[TARGET_KNOWN_KEY] = torch.ones_like(known)
+        batch[TARGET_MEAN_KEY], batch[TARGET_VARIANCE_KEY] = mean, variance
         batch[TARGET_SET_KEY] = stratum * self.frequency.numel() + condition
 
     def _log_training(self, output: LossOutput, lr: float) -> None:

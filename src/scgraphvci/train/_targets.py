@@ -31,6 +31,8 @@ class Targets:
     ----------
     mean, variance
         On the outcome scale, rows as in the moments, shape ``(n_rows, n_genes)``.
+    within_variance
+        Variance within strata and treatments, pooled, shape ``(n_genes,)``.
     """
 
     def __init__(self, moments: StratumMoments, module: GraphVCIModule) -> None:
@@ -41,6 +43,7 @@ class Targets:
         if module.baseline is not None:
             self.mean = _shrunken_mean(moments, stratum, condition, module, module.baseline)
         self.variance = torch.as_tensor(moments.shrunken_variance(condition)) + MIN_SCALE**2
+        self.within_variance = torch.as_tensor(moments.within_variance, dtype=self.mean.dtype) + MIN_SCALE**2
 
 
 @torch.no_grad()
