@@ -77,9 +77,10 @@ def seed():
 
 
 class TestDraws:
+    @pytest.mark.parametrize("hold", [True, False])
     @pytest.mark.parametrize("target", ["stratum", "cell"])
-    def test_targets_are_those_of_the_cell_s_stratum_under_the_drawn_treatment(self, target):
-        plan, batch = make_plan(), make_batch()
+    def test_targets_are_those_of_the_cell_s_stratum_under_the_drawn_treatment(self, target, hold):
+        plan, batch = make_plan(hold_unobserved=hold), make_batch()
         plan.module.distribution_target = target
         plan._draw(batch)
         targets = Targets(make_moments(), plan.module)
@@ -91,11 +92,15 @@ class TestDraws:
             assert own != drawn
             np.testing.assert_array_equal(batch["counterfactual_treatment"][i], DESIGN[drawn])
             row = ROW[stratum, drawn]
-            assert batch["target_known"][i] == (row >= 0)
+            assert batch["target_known"][i] == (row >= 0 or hold)
             assert pair_of_set.setdefault(batch["target_set"][i].item(), (stratum, drawn)) == (stratum, drawn)
             if row >= 0:
                 np.testing.assert_array_equal(batch["target_mean"][i], targets.mean[row])
                 np.testing.assert_array_equal(batch["target_variance"][i], targets.variance[row])
+            elif hold:  # the baseline's
+                vector, levels = torch.from_numpy(DESIGN[[drawn]]), torch.tensor([[stratum]])
+                np.testing.assert_allclose(batch["target_mean"][i], plan.module.baseline(vector, levels)[0], rtol=1e-5)
+                np.testing.assert_array_equal(batch["target_variance"][i], targets.within_variance)
         assert len(set(pair_of_set.values())) == len(pair_of_set) == (4 if target == "stratum" else 6)
 
     @pytest.mark.parametrize("target", ["stratum", "cell"])
@@ -130,19 +135,29 @@ class TestDraws:
                 drawn.append(batch["counterfactual_condition"])
             assert (torch.cat(drawn) == 0).any() == draw_control
 
-    def test_targets_look_up_no_row_for_a_pair_never_observed(self):
-        """Cells whose pair has no moments get those of another row, which their loss must not read."""
+    @pytest.mark.parametrize("hold", [True, False])
+    def test_targets_look_up_no_row_for_a_pair_never_observed(self, hold):
+        """Cells whose pair has no moments must not read those of another row."""
         losses = []
         for change in (0.0, 100.0):
-            plan, batch = make_plan(), make_batch()
+            plan, batch = make_plan(hold_unobserved=hold), make_batch()
             batch = {key: value[(batch[KEYS.STRATUM] == 1).ravel()] for key, value in batch.items()}
             plan.target_mean[ROW[0, [0, 1, 2]]] += change  # the rows of the other stratum, where no cell is
             torch.manual_seed(0)
             losses.append(plan._step(batch)[1].loss.item())
             known = batch["target_known"]
             assert known.any()
-            assert not known.all()
+            assert known.all() == hold
         assert losses[0] == losses[1]
+
+    def test_without_a_baseline_nothing_holds_pairs_never_observed(self):
+        small = {"n_hidden": 8, "n_latent": 3, "distribution_target": "cell"}
+        module = GraphVCIModule(N_GENES, DESIGN, np.array([[0], [1]]), [2], baseline=False, **small)
+        plan, batch = CounterfactualPlan(module, moments=make_moments()), make_batch()
+        plan._draw(batch)
+        assert not batch["target_known"].all()
+        with pytest.raises(ValueError, match="no baseline"):
+            module.baseline_mean(batch["counterfactual_treatment"], torch.zeros(400, 1, dtype=torch.long))
 
     def test_moments_are_no_part_of_the_state(self):
         plan = make_plan(frozen_encoder=True)
@@ -177,7 +192,18 @@ class TestTraining:
             expected = 0.6 * terms[0] + 1.7 * terms[1] + 0.9 * terms[2]
             np.testing.assert_allclose(history[loss].to_numpy(dtype=float), expected, rtol=1e-5)
             assert len(expected) == 3
-        assert (history["lr"].to_numpy(dtype=float) == np.float32(1e-3)).all()
+
+    def test_learning_rate(self, screen):
+        rates = {}
+        for schedule in ("cosine", "constant"):
+            model = train(make_model(screen), 4, plan_kwargs={"lr": 0.01, "lr_schedule": schedule})
+            rates[schedule] = model.history["lr"].to_numpy(dtype=float).ravel()
+        np.testing.assert_allclose(rates["constant"], 0.01, rtol=1e-6)
+        assert (np.diff(rates["cosine"]) < 0).all()
+        per_epoch = model.trainer.num_training_batches
+        steps = np.arange(4 * per_epoch).reshape(4, per_epoch)
+        expected = 0.005 * (1 + np.cos(np.pi * steps / steps.size)).mean(axis=1)
+        np.testing.assert_allclose(rates["cosine"], expected, rtol=0.1)
 
     def test_validation_metrics_compare_means_of_counterfactuals_with_those_of_validation_cells(self, trained):
         """Validate once more with the final weights and score with numpy and a loop over pairs."""
@@ -276,7 +302,9 @@ class TestTraining:
 
         kept = []
         model = make_model(screen)
-        train(model, 8, callbacks=[Keeper()], plan_kwargs={"keep_best": keep_best, "lr": 0.05})
+        train(
+            model, 8, callbacks=[Keeper()], plan_kwargs={"keep_best": keep_best, "lr": 0.05, "lr_schedule": "constant"}
+        )
         losses = [loss for loss, _ in kept]
         best = int(np.argmin(losses))
         assert best < len(losses) - 1  # so large a learning rate does not end at its best
