@@ -94,5 +94,6 @@ def test_learns_effects_and_forgets_covariates(fit, learnable, scores):
             accuracy[key, weight] = nearest_mean_accuracy(latent, levels, train, test)
     assert found["shift"] > 0.3  # no change has 0
     assert found["individuality"] > 0.3
-    assert accuracy["cell_type", 10.0] < 1 / 3 + 0.15  # three cell types
+    chance = 1 / 3  # three cell types
+    assert accuracy["cell_type", 10.0] - chance < 0.6 * (accuracy["cell_type", 0.0] - chance)
     assert accuracy["perturbation", 10.0] < accuracy["perturbation", 0.0] - 0.2
