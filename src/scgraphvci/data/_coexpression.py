@@ -13,6 +13,8 @@ from scgraphvci.data._gene_regression import GeneRegression, RegulatorRegression
 from scgraphvci.data._moments import row_blocks
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from scgraphvci.data._gene_regression import Network, Regression
     from scgraphvci.data._moments import StratumMoments
 
@@ -51,7 +53,7 @@ def cell_residuals(
     library: np.ndarray | None = None,
     n_axes: int = N_AXES,
 ) -> Residuals:
-    """Compute residuals of at most 50,000 cells, in one pass over them.
+    """Compute residuals of at most 50,000 cells: one pass over some of them finds the axes, a second one the scores.
 
     Parameters
     ----------
@@ -74,12 +76,12 @@ def cell_residuals(
     shown = np.sort(rng.choice(cells.size, n_shown, replace=False))
     block = _Standardised(matrix, moments, library)
     n_axes = min(n_axes, n_genes, max(n_shown - 1, 1))
-    some = block.rows(cells[shown], row[shown]) if n_shown else np.zeros((1, n_genes))
+    parts = [values for _, values in block.residuals(cells[shown], row[shown])]
+    some = np.concatenate(parts) if parts else np.zeros((1, n_genes))
     axes = randomized_svd(some, n_axes, n_iter=4, random_state=0)[2].T
     score = np.zeros((cells.size, axes.shape[1]), dtype=np.float32)
-    for start, values in row_blocks(matrix, cells):
-        part = slice(start, start + values.shape[0])
-        score[part] = block.standardise(values, cells[part], row[part]) @ axes
+    for part, values in block.residuals(cells, row):
+        score[part] = values @ axes
     return Residuals(axes, score, stratum[cells], condition[cells])
 
 
@@ -91,20 +93,14 @@ class _Standardised:
         self.scale = np.sqrt(moments.within_variance) + MIN_SCALE
         self.inflation = np.sqrt(moments.n_cells / np.maximum(moments.n_cells - 1, 1))
 
-    def rows(self, cells: np.ndarray, row: np.ndarray) -> np.ndarray:
-        blocks = row_blocks(self.matrix, cells)
-        return np.concatenate(
-            [
-                self.standardise(values, cells[start : start + values.shape[0]], row[start : start + values.shape[0]])
-                for start, values in blocks
-            ]
-        )
-
-    def standardise(self, values: Any, cells: np.ndarray, row: np.ndarray) -> np.ndarray:
-        dense = np.asarray(values.toarray() if sparse.issparse(values) else values, dtype=np.float32)
-        if self.library is not None:
-            dense = dense * (self.moments.library_size / self.library[cells])[:, None].astype(np.float32)
-        return (dense - self.moments.mean[row]) * self.inflation[row, None] / self.scale
+    def residuals(self, cells: np.ndarray, row: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield positions and residuals of sorted cells, in blocks; `row` is that of their moments."""
+        for start, values in row_blocks(self.matrix, cells):
+            part = slice(start, start + values.shape[0])
+            dense = np.asarray(values.toarray() if sparse.issparse(values) else values, dtype=np.float32)
+            if self.library is not None:
+                dense = dense * (self.moments.library_size / self.library[cells[part]])[:, None].astype(np.float32)
+            yield part, (dense - self.moments.mean[row[part]]) * self.inflation[row[part], None] / self.scale
 
 
 class Coexpression:

@@ -134,7 +134,7 @@ class GraphVCIModule(ObjectiveMixin, BaseModuleClass):
                 msg = "propagation='graph' needs a network: name one with `grn_key` at setup, or use 'coexpression'."
                 raise ValueError(msg)
             self._network = Network(edge_index, edge_weight)
-        self.needs_residuals = baseline and propagation != "none"
+        self.needs_residuals = baseline and propagation != "none" and len(n_levels) > 0
         self.likelihood: Likelihood = likelihood
         self.distribution_loss = distribution_loss
         self.distribution_target = distribution_target

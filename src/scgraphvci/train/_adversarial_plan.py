@@ -22,11 +22,13 @@ class AdversarialPlan(CounterfactualPlan):
 
     The discriminator learns to tell observed cells from constructed counterfactuals; the model's distribution loss is
     -log D of its counterfactuals. Strata never observed under the drawn treatment are left out of both, for the
-    discriminator has no positive example there.
+    discriminator has no positive example there. Both learning rates stay as they are: `lr_schedule` has no effect.
     """
 
-    def __init__(self, module: GraphVCIModule, *, discriminator_lr: float = 1e-3, **kwargs: Any) -> None:
-        super().__init__(module, **kwargs)
+    def __init__(
+        self, module: GraphVCIModule, *, discriminator_lr: float = 1e-3, lr: float = 1e-3, **kwargs: Any
+    ) -> None:
+        super().__init__(module, lr=lr, **kwargs)
         self.automatic_optimization = False
         n_genes, n_perturbations = module.input_mean.numel(), module.design.shape[1]
         self.discriminator = Discriminator(n_genes, n_perturbations, module.covariates.n_out)

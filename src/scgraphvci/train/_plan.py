@@ -231,7 +231,7 @@ class CounterfactualPlan(TrainingPlan):
         mean, variance = self.target_mean[row], self.target_variance[row]
         known = batch[TARGET_KNOWN_KEY]
         if self._hold_unobserved and not known.all():
-            expected = self.module.baseline_mean(self.module.design[condition], self.module.strata[stratum])
+            expected = self.module.baseline_mean(batch[COUNTERFACTUAL_KEY], self.module.strata[stratum])
             mean = torch.where(known[:, None], mean, expected)
             variance = torch.where(known[:, None], variance, self.within_variance)
             batch[TARGET_KNOWN_KEY] = torch.ones_like(known)
