@@ -1,13 +1,14 @@
 """What coexpression and the network tell of a stratum's responses: the mean model alone, on the simulated screens.
 
 ``python benchmarks/propagation.py --help`` lists the options. The mean model is fitted without deviations by cell type
-or donor, with those that travel by coexpression, and with those that travel along a network: the prior, a random one of
-its degrees, the true one. No neural network is trained. Scores are against noise-free stratum means.
+or donor, with those that travel by coexpression, with those that travel along a network (the prior, a random one of its
+degrees, the true one), and with both. No neural network is trained. Scores are against noise-free stratum means.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,11 +35,11 @@ class MeanModelPredictor(Baseline):
 
     Parameters
     ----------
-    propagation, network
-        Whether there are deviations, and along which network they travel; None for coexpression.
+    routes
+        What deviations travel along, networks or None for coexpression; nothing for no deviations.
     """
 
-    def __init__(self, adata: Any, propagation: bool, network: Network | None = None) -> None:
+    def __init__(self, adata: Any, routes: Sequence[Network | None]) -> None:
         super().__init__(adata, **SETUP)
         codes = self._codes
         where = {"stratum": codes.stratum, "condition": codes.condition}
@@ -48,9 +49,9 @@ class MeanModelPredictor(Baseline):
         design = codes.table.design
         start = time.perf_counter()
         moments = stratum_moments(adata.X, **where, n_strata=len(self._strata), n_conditions=len(design), cells=train)
-        residuals = cell_residuals(adata.X, **where, moments=moments, cells=train) if propagation else None
+        residuals = cell_residuals(adata.X, **where, moments=moments, cells=train) if routes else None
         n_levels = [levels[key].cat.categories.size for key in levels]
-        self._model = fit_mean_model(moments, design, self._strata, n_levels, residuals, network, log=False)
+        self._model = fit_mean_model(moments, design, self._strata, n_levels, residuals, routes, log=False)
         self.seconds = time.perf_counter() - start
         self.deviates = bool(self._model.deviation.shape[0])
 
@@ -79,10 +80,12 @@ def run(setting: str, seed: int) -> pd.DataFrame:
     """Fit and score all predictors on one screen; one row for each."""
     adata = sgv.datasets.simulate(seed=seed, **SETTINGS[setting])
     sgv.grn.add_grn(adata, sgv.grn.degree_matched_random(sgv.grn.get_grn(adata, "grn"), seed), "grn_random")
-    fitted = {"none": MeanModelPredictor(adata, False), "coexpression": MeanModelPredictor(adata, True)}
+    fitted = {"none": MeanModelPredictor(adata, []), "coexpression": MeanModelPredictor(adata, [None])}
     for name, key in NETWORKS.items():
         edges = adata.varp[key].tocoo()
-        fitted[name] = MeanModelPredictor(adata, True, Network(np.stack(edges.coords), edges.data))
+        network = Network(np.stack(edges.coords), edges.data)
+        fitted[name] = MeanModelPredictor(adata, [network])
+        fitted[f"coexpression and {name}"] = MeanModelPredictor(adata, [None, network])
     predictors = {"context shift": sgv.baselines.ContextShift(adata, **SETUP), **fitted}
     truth = sgv.datasets.truth(adata)
     pairs = sgv.Evaluation(

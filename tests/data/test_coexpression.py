@@ -108,7 +108,7 @@ def test_a_few_cells(n):
     assert found.score.shape[0] == (n if n > 1 else 0)
     assert np.isfinite(found.score).all()
     assert np.isfinite(found.axes).all()
-    regression = Coexpression(found, np.zeros(1, int)).regression(0, without=0)
+    regression = Coexpression(found, np.zeros(1, int)).regressions(0, without=0)[0]
     np.testing.assert_allclose(regression.predict(np.ones((1, N_GENES)), 1.0), 0, atol=1e-6)
 
 
@@ -116,7 +116,7 @@ def test_genes_that_do_not_vary():
     constant = np.concatenate([COUNTS[:, :2], np.full((N_CELLS, 2), 3.0, np.float32)], axis=1)
     found = residuals(constant)
     np.testing.assert_allclose(back(found)[:, 2:], 0, atol=1e-3)
-    predicted = Coexpression(found, np.arange(N_STRATA)).regression(0).predict(np.ones((1, 4)), 1.0)
+    predicted = Coexpression(found, np.arange(N_STRATA)).regressions(0)[0].predict(np.ones((1, 4)), 1.0)
     np.testing.assert_allclose(predicted[0, 2:], 0, atol=1e-3)
 
 
@@ -133,7 +133,7 @@ def test_regression_without_a_condition_is_that_of_the_other_cells(network, leve
     here = LEVEL[found.stratum] == level
     rest = here if without is None else here & (found.condition != without)
     cells, penalty = back(found)[rest].astype(np.float64), 3.0 * here.sum()
-    predicted = Coexpression(found, LEVEL, network).regression(level, without).predict(response, 3.0)
+    predicted = Coexpression(found, LEVEL, [network]).regressions(level, without)[0].predict(response, 3.0)
     for gene in range(N_GENES):
         told = (
             np.setdiff1d(range(N_GENES), gene)
@@ -146,5 +146,5 @@ def test_regression_without_a_condition_is_that_of_the_other_cells(network, leve
 
 
 def test_a_level_without_cells_predicts_nothing():
-    predicted = Coexpression(residuals(), LEVEL).regression(7).predict(np.ones((1, N_GENES)), 1.0)
+    predicted = Coexpression(residuals(), LEVEL).regressions(7)[0].predict(np.ones((1, N_GENES)), 1.0)
     np.testing.assert_allclose(predicted, 0, atol=1e-12)

@@ -35,7 +35,7 @@ class Screen(NamedTuple):
     def strata(self):
         return np.arange(len(self.response))[:, None]
 
-    def fit(self, *, deviations=True, network=None, design=DESIGN, strata=None, n_levels=None):
+    def fit(self, *, deviations=True, routes=(None,), design=DESIGN, strata=None, n_levels=None):
         """The mean model."""
         strata = self.strata if strata is None else strata
         cells = np.arange(len(self.values))
@@ -43,7 +43,7 @@ class Screen(NamedTuple):
         moments = stratum_moments(*where, len(strata), len(design), cells)
         residuals = cell_residuals(*where, moments, cells) if deviations else None
         n_levels = [len(strata)] if n_levels is None else n_levels
-        return fit_mean_model(moments, design, strata, n_levels, residuals, network, log=False)
+        return fit_mean_model(moments, design, strata, n_levels, residuals, routes, log=False)
 
 
 def draw(seed=0, *, off=0.5, design=DESIGN, held_out=HELD_OUT, n_levels=N_LEVELS, alike=False, noise=0.0, spread=0.0):
@@ -100,8 +100,8 @@ class TestStructuralModel:
     @pytest.mark.parametrize("along", ["coexpression", "graph"])
     def test_held_out_responses_are_predicted_better(self, seed, along):
         screen = draw(seed)
-        network = screen.network if along == "graph" else None
-        without, model = screen.fit(deviations=False), screen.fit(network=network)
+        routes = [screen.network if along == "graph" else None]
+        without, model = screen.fit(deviations=False), screen.fit(routes=routes)
         assert model.deviation.shape == (N_LEVELS, N_PERTURBATIONS, N_GENES)
         assert without.deviation.shape == (0, N_PERTURBATIONS, N_GENES)
         assert error(model, screen) < 0.7 * error(without, screen)
@@ -112,7 +112,7 @@ class TestStructuralModel:
         rng = np.random.default_rng(0)
         edges = screen.network.edge_index
         wrong = Network(np.stack([rng.permutation(edges[0]), edges[1]]), screen.network.edge_weight)
-        errors = [error(screen.fit(network=network), screen) for network in (screen.network, wrong)]
+        errors = [error(screen.fit(routes=[network]), screen) for network in (screen.network, wrong)]
         assert errors[0] < 0.8 * errors[1]
 
     def test_seen_pairs_are_not_moved_away(self):
@@ -139,8 +139,21 @@ class TestStructuralModel:
         """Responses differ between levels at random: leave-out must not be fooled by the cells of a pair itself."""
         for seed in range(4):
             screen = draw(seed, alike=True, noise=0.5, spread=spread)
-            assert screen.fit().deviation.shape[0] == 0, seed
-            assert screen.fit(network=screen.network).deviation.shape[0] == 0, seed
+            for routes in ([None], [screen.network], [None, screen.network]):
+                assert screen.fit(routes=routes).deviation.shape[0] == 0, (seed, routes)
+
+    def test_a_network_beside_coexpression_helps_if_it_is_true(self):
+        totals = np.zeros(4)
+        for seed in range(4):
+            screen = draw(seed)
+            edges = screen.network.edge_index
+            shuffled = np.stack([np.random.default_rng(seed).permutation(edges[0]), edges[1]])
+            wrong = Network(shuffled, screen.network.edge_weight)
+            ways = ([None], [screen.network], [None, screen.network], [None, wrong])
+            totals += [error(screen.fit(routes=routes), screen) for routes in ways]
+        alone, true, beside_true, beside_wrong = totals
+        assert beside_true < 0.9 * min(alone, true)
+        assert beside_wrong < 1.02 * alone
 
     def test_the_covariate_whose_levels_differ_is_chosen(self):
         """Two donors in each of three cell types; only the second covariate has edges of its own."""
@@ -192,7 +205,7 @@ class TestFit:
                     told = np.zeros_like(pairs.shift)
                     for j in np.append(rest, i):
                         if pairs.condition[j] == t:
-                            regression = coexpression.regression(pairs.stratum[j], without=t)
+                            regression = coexpression.regressions(pairs.stratum[j], without=t)[0]
                             told[j] = regression.predict(response[None], penalty)[0]
                     feature = told[i] - pooled(t, rest, told)
                     products[k] += weight[i] * miss @ feature
@@ -205,15 +218,33 @@ class TestFit:
         for t in range(1, N_PERTURBATIONS + 1):
             response = pooled(t, every, pairs.shift)
             for x in range(N_LEVELS):
-                expected = beta * coexpression.regression(x).predict(response[None], RIDGE[best])[0]
+                expected = beta * coexpression.regressions(x)[0].predict(response[None], RIDGE[best])[0]
                 np.testing.assert_allclose(found.table[x, t - 1], expected, rtol=2e-3, atol=1e-4)
             mine = np.flatnonzero(pairs.condition == t)
             for i in mine:
-                own = coexpression.regression(pairs.stratum[i], without=t)
+                own = coexpression.regressions(pairs.stratum[i], without=t)[0]
                 expected = beta * own.predict(response[None], RIDGE[best])[0]
                 np.testing.assert_allclose(found.fitted[i], expected, rtol=2e-3, atol=1e-4)
             # Blocks are single perturbations here.
             np.testing.assert_allclose(found.correction[t - 1][0], pooled(t, every, found.fitted), rtol=2e-3, atol=1e-4)
+
+    def test_two_regressions_are_weighted_as_least_squares_does(self):
+        rng = np.random.default_rng(0)
+        features = rng.normal(size=(4, 500))
+        features[1] = features[0]  # the same prediction with another penalty
+        error = 0.7 * features[0] + 0.3 * features[3] + rng.normal(size=500)
+        units = [module._Term(route, penalty, 1.0) for route in (0, 1) for penalty in (1.0, 3.0)]
+        arguments = (units, features @ error, features @ features.T, float(error @ error))
+        found = module._choose(0, *arguments)
+        expected, rest, *_ = np.linalg.lstsq(features[[0, 3]].T, error, rcond=None)
+        assert [(term.route, term.penalty) for term in found.terms] == [(0, 1.0), (1, 3.0)]
+        np.testing.assert_allclose([term.beta for term in found.terms], expected)
+        np.testing.assert_allclose(found.explained, 1 - rest[0] / (error @ error))
+        np.testing.assert_array_less(0, [term.beta for term in found.terms])
+
+    def test_a_regression_that_points_the_wrong_way_is_not_used(self):
+        unit = [module._Term(0, 1.0, 1.0)]
+        assert module._choose(0, unit, np.array([-2.0]), np.eye(1), 10.0).terms == ()
 
     def test_nothing_without_another_level(self):
         screen = draw(0, n_levels=1, held_out=[])

@@ -457,24 +457,29 @@ class TestInitialise:
         found = module.baseline(torch.from_numpy(treatment), torch.from_numpy(levels))
         np.testing.assert_allclose(found, fit.level(levels) + fit.response(treatment, levels), rtol=1e-5, atol=1e-6)
 
-    @pytest.mark.parametrize("propagation", ["coexpression", "graph", "none"])
-    def test_deviations_by_level(self, propagation, monkeypatch):
-        """The registered network, or none, is what the mean model gets; residuals are asked for where needed."""
+    @pytest.mark.parametrize(
+        ("propagation", "graph"),
+        [("coexpression", GRAPH), ("coexpression", {}), ("graph", GRAPH), ("none", GRAPH), ("none", {})],
+    )
+    def test_deviations_by_level(self, propagation, graph, monkeypatch):
+        """All genes and the registered network are what the mean model gets; residuals are asked for where needed."""
         seen = {}
 
         def fit(*args, **kwargs):
-            seen["network"] = args[5]
+            seen["routes"] = args[5]
             return fit_mean_model(*args, **kwargs)
 
         monkeypatch.setattr("scgraphvci.module._module.fit_mean_model", fit)
-        module = build(**GRAPH, propagation=propagation)
+        module = build(**graph, propagation=propagation)
         module.initialise(self.MOMENTS)
         assert module.needs_residuals == (propagation != "none")
-        if propagation == "graph":
-            np.testing.assert_array_equal(seen["network"].edge_index, EDGES)
-            np.testing.assert_array_equal(seen["network"].edge_weight, WEIGHTS)
-        else:
-            assert seen["network"] is None
+        everywhere = [route for route in seen["routes"] if route is None]
+        networks = [route for route in seen["routes"] if route is not None]
+        assert len(everywhere) == (propagation == "coexpression")
+        assert len(networks) == (bool(graph) and propagation != "none")
+        for network in networks:
+            np.testing.assert_array_equal(network.edge_index, EDGES)
+            np.testing.assert_array_equal(network.edge_weight, WEIGHTS)
 
     @pytest.mark.parametrize("edges", [None, np.empty((2, 0), int), np.array([[1], [1]])])
     def test_propagation_along_a_graph_needs_one(self, edges):

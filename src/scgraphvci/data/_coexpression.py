@@ -13,9 +13,9 @@ from scgraphvci.data._gene_regression import GeneRegression, RegulatorRegression
 from scgraphvci.data._moments import row_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from scgraphvci.data._gene_regression import Network, Regression
+    from scgraphvci.data._gene_regression import Regression, Route
     from scgraphvci.data._moments import StratumMoments
 
 MAX_CELLS = 50_000  # more would not change the covariance of genes
@@ -112,21 +112,21 @@ class Coexpression:
         Residuals of cells.
     level
         Level of each stratum, shape ``(n_strata,)``.
-    network
-        Regulators that each gene is regressed on; None: all other genes.
+    routes
+        What each gene is regressed on, one regression for each: its regulators in a network, or None: all other genes.
     """
 
-    def __init__(self, residuals: Residuals, level: np.ndarray, network: Network | None = None) -> None:
+    def __init__(self, residuals: Residuals, level: np.ndarray, routes: Sequence[Route] = (None,)) -> None:
         self.axes = residuals.axes
-        self._regulators = None if network is None else Regulators(network, residuals.axes.shape[0])
+        self._routes = [route and Regulators(route, residuals.axes.shape[0]) for route in routes]
         of_cell = level[residuals.stratum]
         order = np.lexsort([residuals.condition, of_cell])
         self._score = residuals.score[order].astype(np.float64)
         self._level, self._condition = of_cell[order], residuals.condition[order]
         self._gram: dict[int, np.ndarray] = {}
 
-    def regression(self, level: int, without: int | None = None) -> Regression:
-        """Regression over the cells of a level, those of one condition left out.
+    def regressions(self, level: int, without: int | None = None) -> list[Regression]:
+        """Regressions over the cells of a level, those of one condition left out, one for each route.
 
         A training pair must be as ignorant of itself as a held-out one: its cells carry the treatment's effect. The
         penalty stays that of the whole level, in which a held-out pair has no cells.
@@ -138,6 +138,9 @@ class Coexpression:
         if without is not None:
             begin, end = first + np.searchsorted(self._condition[first:last], [without, without + 1])
             gram = gram - self._score[begin:end].T @ self._score[begin:end]
-        if self._regulators is None:
-            return GeneRegression(self.axes, gram, int(n_cells))
-        return RegulatorRegression(self.axes, gram, int(n_cells), self._regulators)
+        return [
+            GeneRegression(self.axes, gram, int(n_cells))
+            if regulators is None
+            else RegulatorRegression(self.axes, gram, int(n_cells), regulators)
+            for regulators in self._routes
+        ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -14,12 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from scgraphvci.data._coexpression import Residuals
-    from scgraphvci.data._gene_regression import Network, Regression
+    from scgraphvci.data._gene_regression import Regression, Route
     from scgraphvci.data._kriging import Block, Kriging, Variances
 
 logger = logging.getLogger(__name__)
 
 WORTH = 0.02  # share of the left-out error, sampling noise included, that deviations must explain to be used
+WORTH_OF_SECOND = 0.002  # further share that a second kind of regression must explain
 MIN_PERTURBATIONS = 3  # that one or two treatments deviate as foretold says little of others
 MAX_VALUES = 250_000_000  # of the table of deviations: 1 GB
 
@@ -53,15 +55,16 @@ def fit_deviation(
     n_levels: Sequence[int],
     n_perturbations: int,
     residuals: Residuals,
-    network: Network | None = None,
+    routes: Sequence[Route] = (None,),
 ) -> Deviation | None:
-    r"""Fit :math:`\beta\, r_t B_x`, with r the pooled response and B the regression of genes on one another in level x.
+    r"""Fit :math:`r_t \sum_k \beta_k B_{kx}`, with r the pooled response and B regressions of genes in level x.
 
     If effects travel along linear regulation, :math:`r = d + r A`, then to first order the responses of two levels
     differ by :math:`r (A_x - A_{x'})`, and the coexpression of a level's cells, whatever treatment they received, tells
-    of its A. One number :math:`\beta` for all genes and treatments carries what measurement noise attenuates. It, the
-    penalty of the regression and the covariate whose levels differ are those that best predict the responses of a level
-    from the other levels, the cells of the pair itself left out of B.
+    of its A. B regresses each gene on all others, or on its regulators in a network; one number :math:`\beta` for all
+    genes and treatments carries what measurement noise attenuates. Which of these regressions are used, with which
+    weights :math:`\beta` and penalties, and the covariate whose levels differ are what best predicts the responses of a
+    level from the other levels, the cells of the pair itself left out of B.
 
     Parameters
     ----------
@@ -73,35 +76,47 @@ def fit_deviation(
         Levels of each covariate, and number of perturbations.
     residuals
         Residuals of the training cells.
-    network
-        Regulators that each gene is regressed on; None: all other genes.
+    routes
+        What genes are regressed on: regulators in a network, or None: all other genes.
 
     Returns
     -------
     None unless deviations explain at least 2 % of the error, of three perturbations or more.
     """
-    best = _Candidate(0, 0.0, 0.0, 0.0)
+    best = _Candidate(0, (), 0.0)
     if sum(block.members.size for block in kriging.blocks) < MIN_PERTURBATIONS:
         return None
     for covariate, n in enumerate(n_levels):
         if n * n_perturbations * kriging.pairs.shift.shape[1] > MAX_VALUES:
             logger.warning("Covariate %d has too many levels and perturbations for deviations by level.", covariate)
             continue
-        candidate = _assess(kriging, variances, strata, covariate, residuals, network)
+        candidate = _assess(kriging, variances, strata, covariate, residuals, routes)
         best = max(best, candidate, key=lambda one: one.explained)
     if best.explained < WORTH:
         return None
     level = strata[:, best.covariate]
-    coexpression = Coexpression(residuals, level, network)
+    coexpression = Coexpression(residuals, level, routes)
     shape = (n_levels[best.covariate], n_perturbations, kriging.pairs.shift.shape[1])
     return _tabulate(best, kriging, variances, level, coexpression, np.zeros(shape, dtype=np.float32))
 
 
-class _Candidate(NamedTuple):
-    covariate: int
+class _Term(NamedTuple):
+    """A regression, and what its predictions are multiplied by."""
+
+    route: int
     penalty: float
     beta: float
+
+
+class _Candidate(NamedTuple):
+    covariate: int
+    terms: tuple[_Term, ...]
     explained: float
+
+    def predict(self, response: np.ndarray, regressions: Sequence[Regression]) -> np.ndarray:
+        """What the regressions of a level say of responses."""
+        parts = [beta * regressions[route].predict(response, penalty) for route, penalty, beta in self.terms]
+        return np.sum(parts, axis=0)
 
 
 def _tabulate(
@@ -115,15 +130,15 @@ def _tabulate(
     """Fill the table of deviations, and take stock of what it adds to what has been fitted."""
     fitted = np.zeros_like(kriging.pairs.shift)
     correction = []
-    everywhere = [coexpression.regression(level) for level in range(table.shape[0])]
+    everywhere = [coexpression.regressions(level) for level in range(table.shape[0])]
     for block in kriging.blocks:
         travel = _Travel(coexpression, block, kriging, level_of)
         ridge = kriging.ridge(block, np.arange(block.rows.size), variances)
         pooled = kriging.pooled(ridge.coefficients(kriging.pairs.shift[block.rows]))
-        fitted[block.rows] = best.beta * travel.predict(pooled, best.penalty)
+        fitted[block.rows] = travel.predict(pooled, best)
         correction.append(ridge.coefficients(fitted[block.rows]))
-        for level, regression in enumerate(everywhere):
-            table[level, block.members] = best.beta * regression.predict(pooled, best.penalty)
+        for level, regressions in enumerate(everywhere):
+            table[level, block.members] = best.predict(pooled, regressions)
     return Deviation(best.covariate, table, correction, fitted)
 
 
@@ -135,16 +150,15 @@ class _Travel:
         of_row = np.stack([level[kriging.pairs.stratum[block.rows]], kriging.pairs.condition[block.rows]], axis=1)
         pairs, self.pair_of_row = np.unique(of_row, axis=0, return_inverse=True)
         self.pair_of_row = self.pair_of_row.ravel()
-        self.regressions: list[Regression] = [coexpression.regression(int(x), int(t)) for x, t in pairs]
-        self.level = of_row[:, 0]
+        self.regressions = [coexpression.regressions(int(x), int(t)) for x, t in pairs]
 
-    def predict(self, pooled: np.ndarray, penalty: float) -> np.ndarray:
+    def predict(self, pooled: np.ndarray, candidate: _Candidate) -> np.ndarray:
         """Predict from pooled responses (n_members, n_genes); shape ``(n_rows, n_genes)``."""
         response = self.design @ pooled
         out = np.empty_like(response)
-        for number, regression in enumerate(self.regressions):
+        for number, regressions in enumerate(self.regressions):
             rows = np.flatnonzero(self.pair_of_row == number)
-            out[rows] = regression.predict(response[rows[:1]], penalty)
+            out[rows] = candidate.predict(response[rows[:1]], regressions)
         return out
 
 
@@ -154,30 +168,47 @@ def _assess(
     strata: np.ndarray,
     covariate: int,
     residuals: Residuals,
-    network: Network | None,
+    routes: Sequence[Route],
 ) -> _Candidate:
-    """Choose penalty and beta for the levels of a covariate by leaving out each level."""
-    coexpression = Coexpression(residuals, strata[:, covariate], network)
-    products, squares, total = np.zeros(len(RIDGE)), np.zeros(len(RIDGE)), 0.0
+    """Choose regressions and their weights for the levels of a covariate by leaving out each level."""
+    coexpression = Coexpression(residuals, strata[:, covariate], routes)
+    units = [_Term(route, penalty, 1.0) for route, penalty in product(range(len(routes)), RIDGE)]
+    products, gram, total = np.zeros(len(units)), np.zeros((len(units), len(units))), 0.0
     some = kriging.subset()
     for block in some.blocks:
         travel = _Travel(coexpression, block, some, strata[:, covariate])
         shift = some.pairs.shift[block.rows]
-        weight = 1 / (some.pairs.noise[block.rows] + variances.heterogeneity)
+        weight = np.sqrt(1 / (some.pairs.noise[block.rows] + variances.heterogeneity))[:, None]
         for rest, group in some.left_out(block, strata[:, covariate]):
             ridge = some.ridge(block, rest, variances)
             columns = some.columns(block, group, variances)
             coefficients = ridge.coefficients(shift[rest])
-            error = shift[group] - columns @ coefficients
-            total += float(weight[group] @ (error**2).sum(axis=1))
-            for k, penalty in enumerate(RIDGE):
-                told = travel.predict(some.pooled(coefficients), penalty)
-                feature = told[group] - columns @ ridge.coefficients(told[rest])
-                products[k] += weight[group] @ (error * feature).sum(axis=1)
-                squares[k] += weight[group] @ (feature**2).sum(axis=1)
-    if not total or not squares.any():
-        return _Candidate(covariate, RIDGE[-1], 0.0, 0.0)
-    beta = np.maximum(products, 0) / np.maximum(squares, 1e-12)
-    explained = beta * products / total
-    k = int(explained.argmax())
-    return _Candidate(covariate, RIDGE[k], float(beta[k]), float(explained[k]))
+            error = weight[group] * (shift[group] - columns @ coefficients)
+            pooled = some.pooled(coefficients)
+            features = np.empty((len(units), error.size))
+            for feature, unit in zip(features, units, strict=True):
+                told = travel.predict(pooled, _Candidate(covariate, (unit,), 0.0))
+                feature[:] = (weight[group] * (told[group] - columns @ ridge.coefficients(told[rest]))).ravel()
+            total += float((error**2).sum())
+            products += features @ error.ravel()
+            gram += features @ features.T
+    return _choose(covariate, units, products, gram, total)
+
+
+def _choose(covariate: int, units: Sequence[_Term], products: np.ndarray, gram: np.ndarray, total: float) -> _Candidate:
+    """Return the best regression, or the best pair along two routes where the second route is worth it."""
+    best = _Candidate(covariate, (), 0.0)
+    singles = [(k,) for k in range(len(units))]
+    pairs = [(j, k) for j, k in product(range(len(units)), repeat=2) if units[j].route < units[k].route]
+    for kinds, worth in ((singles, 0.0), (pairs, WORTH_OF_SECOND)):
+        needed = best.explained + worth
+        for kind in map(list, kinds):
+            square = gram[np.ix_(kind, kind)]
+            if not total or np.linalg.det(square) <= 1e-9 * np.prod(np.diag(square)):  # along no or the same direction
+                continue
+            beta = np.linalg.solve(square, products[kind])
+            explained = float(beta @ products[kind]) / total
+            if beta.min() > 0 and explained > max(needed, best.explained):
+                terms = tuple(units[k]._replace(beta=float(b)) for k, b in zip(kind, beta, strict=True))
+                best = _Candidate(covariate, terms, explained)
+    return best

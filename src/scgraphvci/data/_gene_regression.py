@@ -56,6 +56,10 @@ class Network(NamedTuple):
     edge_weight: np.ndarray
 
 
+Route = Network | None
+"""What genes are regressed on: their regulators in a network, or all other genes."""
+
+
 class Regulators:
     """Regulators of each gene, in batches of genes with as many of them.
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from scgraphvci.data._coexpression import Residuals
-    from scgraphvci.data._gene_regression import Network
+    from scgraphvci.data._gene_regression import Route
     from scgraphvci.data._kriging import Block
     from scgraphvci.data._moments import StratumMoments
 
@@ -89,7 +89,7 @@ def fit_mean_model(
     strata: np.ndarray,
     n_levels: Sequence[int],
     residuals: Residuals | None = None,
-    network: Network | None = None,
+    routes: Sequence[Route] = (None,),
     *,
     log: bool,
 ) -> MeanModel:
@@ -120,8 +120,8 @@ def fit_mean_model(
         Levels of each covariate.
     residuals
         Residuals of the training cells; None: no deviations.
-    network
-        Regulators that each gene is regressed on; None: all other genes.
+    routes
+        What responses travel along: regulators of a network, or None: all other genes.
     log
         Model log means (counts) rather than means.
     """
@@ -139,7 +139,7 @@ def fit_mean_model(
 
     deviation = None
     if residuals is not None:
-        deviation = fit_deviation(kriging, variances, strata, n_levels, design.shape[1], residuals, network)
+        deviation = fit_deviation(kriging, variances, strata, n_levels, design.shape[1], residuals, routes)
     shift, interaction = _responses(kriging, variances, seen, design.shape[1])
     table, covariate = np.zeros((0, *shift.shape), dtype=np.float32), 0
     if deviation is not None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from torch.distributions import Distribution, Normal
 
     from scgraphvci.data import Residuals, StratumMoments
+    from scgraphvci.data._gene_regression import Route
 
 DROPOUT_LOGIT = -3.0  # zero inflation starts at 5 %: NB explains most zeros, and half the mean would be lost at 50 %
 
@@ -71,9 +72,9 @@ class GraphVCIModule(ObjectiveMixin, BaseModuleClass):
         Whether the decoder's output is added to an empirical-Bayes model of stratum means, see :class:`MeanBaseline`.
     propagation
         How that model foretells where the response of a covariate's level deviates from the pooled one: from the
-        "coexpression" of the level's training cells, each gene regressed on all others; from their coexpression along
-        the "graph", each gene regressed on its regulators; or "none", not at all. Either is used only if it improves
-        predictions of left-out levels.
+        "coexpression" of the level's training cells, each gene regressed on all others and, where there is a network,
+        on its regulators, too; from the "graph" alone, each gene regressed on its regulators; or "none", not at all.
+        Each is used only as far as it improves predictions of left-out levels.
     response_gain
         Whether the latent scales that model's response to the treatment, gene by gene, so that cells may respond more
         or less than their stratum; the factor, linear in the latent, starts at 1. Without a baseline there is none.
@@ -128,12 +129,7 @@ class GraphVCIModule(ObjectiveMixin, BaseModuleClass):
     ) -> None:
         super().__init__()
         n_perturbations = design.shape[1]
-        self._network: Network | None = None
-        if propagation == "graph":
-            if edge_index is None or edge_weight is None or not np.any(edge_index[0] != edge_index[1]):
-                msg = "propagation='graph' needs a network: name one with `grn_key` at setup, or use 'coexpression'."
-                raise ValueError(msg)
-            self._network = Network(edge_index, edge_weight)
+        self._routes = _routes(propagation, edge_index, edge_weight)
         self.needs_residuals = baseline and propagation != "none" and len(n_levels) > 0
         self.likelihood: Likelihood = likelihood
         self.distribution_loss = distribution_loss
@@ -193,7 +189,7 @@ class GraphVCIModule(ObjectiveMixin, BaseModuleClass):
         if self.baseline is not None:
             design, strata = self.design.cpu().numpy(), self.strata.cpu().numpy()
             log = is_count(self.likelihood)
-            fit = fit_mean_model(moments, design, strata, self.n_levels, residuals, self._network, log=log)
+            fit = fit_mean_model(moments, design, strata, self.n_levels, residuals, self._routes, log=log)
             self.baseline.start_from(fit)
         if self.gene_dispersion is not None:
             self.gene_dispersion.copy_(initial_dispersion(self.likelihood, mean, variance))
@@ -331,3 +327,16 @@ class GraphVCIModule(ObjectiveMixin, BaseModuleClass):
             parameters = self.decode(encoded["qz"].sample(), cells["treatment"], cells["levels"], genes)
             draws.append(self.outcome_distribution(parameters, cells["library"]).sample())
         return torch.stack(draws)
+
+
+def _routes(propagation: Propagation, edge_index: np.ndarray | None, edge_weight: np.ndarray | None) -> list[Route]:
+    """What responses travel along."""
+    if propagation == "none":
+        return []
+    routes: list[Route] = [None] if propagation == "coexpression" else []
+    if edge_index is not None and edge_weight is not None and np.any(edge_index[0] != edge_index[1]):
+        return [*routes, Network(edge_index, edge_weight)]
+    if propagation == "graph":
+        msg = "propagation='graph' needs a network: name one with `grn_key` at setup, or use 'coexpression'."
+        raise ValueError(msg)
+    return routes
