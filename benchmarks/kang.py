@@ -1,13 +1,16 @@
 """Interferon response of Kang 2018, held out in one cell type at a time, with the promoter-motif network.
 
-Runs on all labelled cells, and on those whose label was published rather than transferred from neighbours. scGen is
-left out, and the script says so, where pertpy with its JAX backend is not installed (``pip install "pertpy[jax]"``).
+Runs on all labelled cells, and on those whose label was published rather than transferred from neighbours. Rows are
+added to one csv as they are computed, and held-out types that are there already are not computed again. scGen is left
+out, and the script says so, where pertpy with its JAX backend is not installed (``pip install "pertpy[jax]"``).
 Needs the folder named by SCGRAPHVCI_REAL_DATA. ``python benchmarks/kang.py --help`` lists the options.
 """
 
 from __future__ import annotations
 
 import argparse
+from itertools import product
+from pathlib import Path
 
 import anndata as ad
 import pandas as pd
@@ -46,17 +49,29 @@ def main() -> None:
     options.add_argument("--name", default="kang", help="name of the files written")
     args = options.parse_args()
     models, left_out = fits(args)
-    parts, sizes = [], []
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / f"{args.name}_conditions.csv"
+    sizes = []
     for labels in args.labels:
         adata = load(published=labels == "published")
         sizes.append(f"{adata.n_obs} {LABELS[labels]}")
-        for pairs in score_splits(adata, RECIPE, models, args.seeds, args.cell_types):
-            parts.append(pairs.assign(labels=labels))
-            console.print(f"{labels}, seed {pairs['seed'].iloc[0]}, held out of {pairs['split'].iloc[0]}")
-            console.print(pairs.set_index("predictor")[[*METRICS, "seconds"]].round(3))
-    pairs = pd.concat(parts, ignore_index=True)
+        for seed, split in todo(path, labels, args):
+            for pairs in score_splits(adata, RECIPE, models, [seed], [split]):
+                rows = pairs.assign(labels=labels)
+                rows.to_csv(path, mode="a", header=not path.exists(), index=False, float_format="%.5g")
+                console.print(f"{labels}, seed {seed}, held out of {split}")
+                console.print(rows.set_index("predictor")[[*METRICS, "seconds"]].round(3))
+    pairs = pd.read_csv(path)
     write(pairs, args, notes(sizes, args, pairs, left_out))
-    pairs.to_csv(args.out / f"{args.name}_conditions.csv", index=False, float_format="%.5g")
+
+
+def todo(path: Path, labels: str, args: argparse.Namespace) -> list[tuple[int, str]]:
+    """Seeds and held-out types whose rows the file does not have yet."""
+    done = set()
+    if path.exists():
+        rows = pd.read_csv(path, usecols=["labels", "seed", "split"])
+        done = set(rows.loc[rows["labels"] == labels, ["seed", "split"]].itertuples(index=False, name=None))
+    return [pair for pair in product(args.seeds, args.cell_types) if pair not in done]
 
 
 def fits(args: argparse.Namespace) -> tuple[dict[str, Fit], str]:
