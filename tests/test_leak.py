@@ -95,10 +95,11 @@ def assert_same(model, other):
         ({}, {"preset": "paper"}),
         ({"layer": "counts"}, {"likelihood": "nb"}),
         ({"layer": "counts", "size_factor_key": "depth"}, {"likelihood": "zinb", "decoder": "attention"}),
+        ({}, {"distribution_loss": "mmd"}),
         ({}, {"distribution_loss": "adversarial"}),
         ({"continuous_covariate_keys": ["age"], "grn_key": None}, {"distribution_loss": "gaussian"}),
     ],
-    ids=["default", "paper", "nb", "zinb with size factors", "adversarial", "vci with covariates"],
+    ids=["default", "paper", "nb", "zinb with size factors", "mmd", "adversarial", "vci with covariates"],
 )
 def test_training_predictions_and_effects_never_see_held_out_cells(setup, kwargs, change):
     model = fit(make_screen(), setup, **kwargs)

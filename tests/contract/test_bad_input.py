@@ -310,7 +310,7 @@ def test_raw_counts_under_normal_warn(new_screen):
     [
         ("likelihood", "poisson"),
         ("decoder", "dots"),
-        ("distribution_loss", "mmd"),
+        ("distribution_loss", "energy"),
         ("preset", "papers"),
         ("dispersion", "cell"),
         ("graph_pooling", "median"),

@@ -31,6 +31,8 @@ def assert_works(model, library="standard"):
     [
         {"decoder": "attention"},
         {"distribution_loss": "gaussian"},
+        {"distribution_loss": "mmd"},
+        {"layer": "counts", "likelihood": "nb", "distribution_loss": "mmd", "baseline": False},
         {"distribution_loss": "adversarial"},
         {"preset": "paper"},
         {"preset": "paper", "decoder": "dot", "n_samples": 1},
@@ -110,7 +112,7 @@ def test_propagation_decides_what_foretells_deviations(interacting, fit, likelih
     def refuse(*args):
         pytest.fail("residuals are not needed")
 
-    monkeypatch.setattr("scgraphvci.model._graphvci.cell_residuals", refuse)
+    monkeypatch.setattr("scgraphvci.model._statistics.cell_residuals", refuse)
     assert fit(adata, propagation="none", **kwargs).module.baseline.deviation.shape[0] == 0
     assert fit(adata, preset="paper", **kwargs).module.baseline is None
 

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 from scgraphvci._constants import KEYS
 from scgraphvci.data import StratumMoments
 from scgraphvci.data._mean_model import fit_mean_model
-from scgraphvci.module import Discriminator, GraphVCIModule
+from scgraphvci.module import Discriminator, GraphVCIModule, _objective
 
 N_CELLS, N_GENES, N_LATENT, N_HIDDEN = 9, 7, 3, 6
 DESIGN = np.array([[0.0, 0], [1, 0], [0, 1], [0.5, 1]], np.float32)
@@ -292,6 +292,29 @@ class TestDistributionTerm:
         assert loss_of(module, tensors).loss.item() == before.loss.item()
         tensors["target_mean"][known] += 1
         assert loss_of(module, tensors).loss.item() != before.loss.item()
+
+    @pytest.mark.parametrize("likelihood", ["normal", "nb"])
+    def test_discrepancy_where_observed_and_distance_to_the_baseline_elsewhere(self, likelihood, monkeypatch):
+        parts = {}
+        for name in ("kernel_distance", "squared_discrepancy"):
+            function = getattr(_objective, name)
+            monkeypatch.setattr(
+                _objective, name, lambda *args, n=name, f=function: parts.setdefault(n, (args, f(*args)))[1]
+            )
+        module = build(distribution_loss="mmd", likelihood=likelihood)
+        tensors = draw_tensors(module)
+        tensors["target_embedding"] = torch.randn(N_CELLS, module.fourier.n_features, dtype=torch.float64) / 10
+        tensors["target_observed"] = torch.arange(N_CELLS) % 2 == 0
+        output = loss_of(module, tensors)
+        (features, target_mean, target), discrepancy = parts["squared_discrepancy"]
+        assert torch.equal(target_mean, tensors["target_embedding"])
+        assert torch.equal(target, tensors["target_set"])
+        np.testing.assert_allclose(features.square().sum(dim=1).detach(), 1, atol=0.3)  # a cell with itself
+        expected = torch.where(tensors["target_observed"], discrepancy, parts["kernel_distance"][1])
+        known = tensors["target_known"]
+        np.testing.assert_allclose(
+            output.extra_metrics["distribution_loss"], expected[known].mean().detach(), rtol=1e-6
+        )
 
     @pytest.mark.parametrize("options", [{}, {"distribution_loss": "gaussian", "distribution_target": "cell"}])
     def test_nothing_observed_leaves_the_other_terms(self, options):

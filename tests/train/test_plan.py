@@ -321,6 +321,25 @@ class TestTraining:
         model = train(make_model(screen, distribution_loss="gaussian"), 1, callbacks=[watcher])
         assert np.isfinite(model.history["distribution_loss_train"].to_numpy(dtype=float)).all()
 
+    @pytest.mark.parametrize("hold", [True, False])
+    def test_mean_features_of_observed_pairs_are_looked_up(self, screen, hold):
+        seen = []
+
+        class Looker(Callback):
+            def on_train_batch_end(self, trainer, plan, outputs, batch, batch_idx):
+                pairs = batch[KEYS.STRATUM].long().flatten(), batch["counterfactual_condition"]
+                seen.append((batch, plan.target_row[pairs], plan.target_embedding))
+
+        train(
+            make_model(screen, distribution_loss="mmd"), 1, callbacks=[Looker()], plan_kwargs={"hold_unobserved": hold}
+        )
+        observed = torch.cat([batch["target_observed"] for batch, _, _ in seen])
+        assert 0 < observed.sum() < len(observed)
+        for batch, row, table in seen:
+            assert torch.equal(batch["target_observed"], row >= 0)
+            assert torch.equal(batch["target_known"], torch.ones_like(row >= 0) if hold else row >= 0)
+            assert torch.equal(batch["target_embedding"][row >= 0], table[row[row >= 0]])
+
 
 class TestNonFiniteLoss:
     N_STEPS = 3  # of an epoch

@@ -10,12 +10,13 @@ from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
 from scgraphvci._constants import KEYS
 from scgraphvci.baselines._deep_module import OutcomeModule, Screen
 from scgraphvci.baselines._deep_plan import GRADIENT_CLIP, AlternatingPlan, BaselinePlan
-from scgraphvci.data import TreatmentTable, stratum_moments
 from scgraphvci.model._checks import check_outcome
 from scgraphvci.model._predict import PredictionMixin
 from scgraphvci.model._saving import SafeSavingMixin
 from scgraphvci.model._setup import ScreenSetupMixin
+from scgraphvci.model._statistics import StatisticsMixin
 from scgraphvci.train import SplitByColumn
+from scgraphvci.train._schedule import default_epochs, set_validation
 from scgraphvci.train._splitter import split_indices
 
 if TYPE_CHECKING:
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-    from scgraphvci.data import StratumMoments
 
-
-class DeepBaseline(SafeSavingMixin, PredictionMixin, ScreenSetupMixin, UnsupervisedTrainingMixin, BaseModelClass):
+class DeepBaseline(
+    SafeSavingMixin, PredictionMixin, StatisticsMixin, ScreenSetupMixin, UnsupervisedTrainingMixin, BaseModelClass
+):
     """What the deep comparison models share; each subclass brings a module.
 
     Set up, trained, saved and asked for predictions as :class:`scgraphvci.GraphVCI`, on log-normalised expression; a
@@ -67,11 +68,6 @@ class DeepBaseline(SafeSavingMixin, PredictionMixin, ScreenSetupMixin, Unsupervi
             f"strata: {len(screen.strata)}."
         )
         self.init_params_ = self._get_init_params(locals())
-
-    @property
-    def treatments(self) -> TreatmentTable:
-        """The treatments of the screen the model was set up with."""
-        return TreatmentTable.from_state(self.get_state_registry(KEYS.TREATMENT))
 
     def train(
         self,
@@ -115,16 +111,11 @@ class DeepBaseline(SafeSavingMixin, PredictionMixin, ScreenSetupMixin, Unsupervi
         self.adata_manager.validate()
         indexing = split_indices(self.adata_manager, train_size, validation_size)
         train, validation = indexing[:2]
-        if early_stopping and not len(validation):
-            msg = "`early_stopping` needs validation cells: mark some as 'test' in the split column, or leave it out."
-            raise ValueError(msg)
         if max_epochs is None:
-            max_epochs = int(np.clip(4_000 * batch_size / len(train), 20, 200))
+            max_epochs = default_epochs(len(train), batch_size)
+        set_validation(trainer_kwargs, max_epochs, len(validation), early_stopping=early_stopping)
         if not self.is_trained_:
             self.module.initialise(self._moments(train))
-        if len(validation):
-            trainer_kwargs.setdefault("check_val_every_n_epoch", 1 if early_stopping else max(1, max_epochs // 20))
-        trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
         if not issubclass(self._training_plan_cls, AlternatingPlan):  # Lightning cannot clip manual steps
             trainer_kwargs.setdefault("gradient_clip_val", GRADIENT_CLIP)
         self.module.train()  # Lightning leaves a trained model, which is in evaluation mode, as it is
@@ -137,16 +128,4 @@ class DeepBaseline(SafeSavingMixin, PredictionMixin, ScreenSetupMixin, Unsupervi
             datasplitter_kwargs={"external_indexing": indexing},
             plan_kwargs={**self._plan_kwargs, **(plan_kwargs or {})},
             **trainer_kwargs,
-        )
-
-    def _moments(self, cells: np.ndarray) -> StratumMoments:
-        """Moments of some cells of the registered data."""
-        manager = self.adata_manager
-        return stratum_moments(
-            manager.get_from_registry(KEYS.OUTCOME),
-            stratum=np.asarray(manager.get_from_registry(KEYS.STRATUM)).ravel().astype(np.int64),
-            condition=np.asarray(manager.get_from_registry(KEYS.TREATMENT)).ravel().astype(np.int64),
-            n_strata=len(self.module.screen.strata),
-            n_conditions=len(self.module.screen.design),
-            cells=np.asarray(cells),
         )

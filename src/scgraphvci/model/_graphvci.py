@@ -11,18 +11,19 @@ import pandas as pd
 from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
 
 from scgraphvci._constants import KEYS
-from scgraphvci.data import Residuals, StratumMoments, TreatmentTable, cell_residuals, stratum_moments
-from scgraphvci.data._moments import library_sizes
 from scgraphvci.model._checks import check_options, check_outcome
 from scgraphvci.model._effects import EffectsMixin
 from scgraphvci.model._predict import PredictionMixin
 from scgraphvci.model._presets import PAPER_DIVERGENCE_WEIGHT, PAPER_N_SAMPLES, PRESETS, Preset
 from scgraphvci.model._saving import SafeSavingMixin
 from scgraphvci.model._setup import ScreenSetupMixin
+from scgraphvci.model._statistics import StatisticsMixin
 from scgraphvci.module import GraphVCIModule
 from scgraphvci.module._baseline import Propagation
-from scgraphvci.module._likelihood import Likelihood, is_count
+from scgraphvci.module._likelihood import Likelihood
+from scgraphvci.module._objective import DistributionLoss
 from scgraphvci.train import AdversarialPlan, CounterfactualPlan, SplitByColumn
+from scgraphvci.train._schedule import default_epochs, set_validation
 from scgraphvci.train._splitter import split_indices
 
 if TYPE_CHECKING:
@@ -33,7 +34,13 @@ logger = logging.getLogger(__name__)
 
 
 class GraphVCI(
-    SafeSavingMixin, PredictionMixin, EffectsMixin, ScreenSetupMixin, UnsupervisedTrainingMixin, BaseModelClass
+    SafeSavingMixin,
+    PredictionMixin,
+    EffectsMixin,
+    StatisticsMixin,
+    ScreenSetupMixin,
+    UnsupervisedTrainingMixin,
+    BaseModelClass,
 ):
     """Graph variational causal inference: what a cell would express under another perturbation.
 
@@ -53,7 +60,8 @@ class GraphVCI(
         Without a network the decoder is linear and this has no effect.
     distribution_loss
         How the counterfactual is pulled to the cells of its stratum that received the treatment: "kernel" (the
-        default), "gaussian", or "adversarial" for strata too rich to tabulate.
+        default), "gaussian", "mmd" (maximum mean discrepancy of whole distributions), or "adversarial" for strata too
+        rich to tabulate.
     preset
         "default", or "paper" for the network, objective and optimiser of the publication.
     propagation
@@ -97,7 +105,7 @@ class GraphVCI(
         registry: dict | None = None,
         likelihood: Likelihood = "normal",
         decoder: Literal["attention", "dot"] | None = None,
-        distribution_loss: Literal["kernel", "gaussian", "adversarial"] | None = None,
+        distribution_loss: DistributionLoss | None = None,
         preset: Preset = "default",
         propagation: Propagation = "coexpression",
         **module_kwargs: Any,
@@ -142,11 +150,6 @@ class GraphVCI(
             f"perturbations: {len(table.perturbations)}, strata: {len(strata['strata'])}."
         )
         self.init_params_ = self._get_init_params(locals())
-
-    @property
-    def treatments(self) -> TreatmentTable:
-        """The treatments of the screen the model was set up with."""
-        return TreatmentTable.from_state(self.get_state_registry(KEYS.TREATMENT))
 
     def get_graph(self) -> pd.DataFrame:
         """Return the network the model uses.
@@ -220,18 +223,13 @@ class GraphVCI(
         train, validation = splitter_kwargs["external_indexing"][:2]
         batch_size = batch_size or self._preset.batch_size
         if max_epochs is None:
-            max_epochs = int(np.clip(4_000 * batch_size / len(train), 20, 200))
+            max_epochs = default_epochs(len(train), batch_size)
+        set_validation(trainer_kwargs, max_epochs, len(validation), early_stopping=early_stopping)
         # A model that goes on training keeps its scale, whatever the data it goes on with.
         moments = self._moments(train, float(self.module.library_size) if self.is_trained_ else None)
         if not self.is_trained_:
             self.module.initialise(moments, self._residuals(train, moments))
         validation_moments = self._moments(validation, float(self.module.library_size)) if len(validation) else None
-        if len(validation):
-            trainer_kwargs.setdefault("check_val_every_n_epoch", 1 if early_stopping else max(1, max_epochs // 20))
-        elif early_stopping:
-            msg = "`early_stopping` needs validation cells: mark some as 'test' in the split column, or leave it out."
-            raise ValueError(msg)
-        trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
         if self._training_plan_cls is not AdversarialPlan:
             trainer_kwargs.setdefault("gradient_clip_val", 10.0)
         super().train(
@@ -245,48 +243,12 @@ class GraphVCI(
                 **self._preset.plan,
                 "moments": moments,
                 "validation_moments": validation_moments,
+                "embeddings": self._embeddings(train, moments),
                 **(plan_kwargs or {}),
             },
             **trainer_kwargs,
         )
         self._warn_if_collapsed(train)
-
-    def _moments(self, cells: np.ndarray, library_size: float | None = None) -> StratumMoments:
-        """Moments of some cells of the registered data."""
-        matrix, stratum, condition, library = self._screen()
-        return stratum_moments(
-            matrix,
-            stratum,
-            condition,
-            n_strata=self.module.strata.shape[0],
-            n_conditions=self.module.design.shape[0],
-            cells=np.asarray(cells),
-            library=library,
-            library_size=library_size if library is not None else None,
-        )
-
-    def _residuals(self, cells: np.ndarray, moments: StratumMoments) -> Residuals | None:
-        """Residuals of some cells of the registered data about their moments, where the module needs them."""
-        if not self.module.needs_residuals:
-            return None
-        matrix, stratum, condition, library = self._screen()
-        return cell_residuals(matrix, stratum, condition, moments, np.asarray(cells), library)
-
-    def _screen(self) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray | None]:
-        """Return outcomes, strata, treatment vectors and, for counts, libraries of all cells of the registered data."""
-        manager = self.adata_manager
-        matrix = manager.get_from_registry(KEYS.OUTCOME)
-        library = None
-        if is_count(self.module.likelihood):
-            if KEYS.SIZE_FACTOR in manager.data_registry:
-                library = np.asarray(manager.get_from_registry(KEYS.SIZE_FACTOR), dtype=np.float64).ravel()
-            else:
-                library = library_sizes(matrix)
-        stratum, condition = (
-            np.asarray(manager.get_from_registry(key)).ravel().astype(np.int64)
-            for key in (KEYS.STRATUM, KEYS.TREATMENT)
-        )
-        return matrix, stratum, condition, library
 
     def _warn_if_collapsed(self, train: np.ndarray, n_cells: int = 1_000, threshold: float = 1e-3) -> None:
         """Warn if cells of a stratum and treatment are all decoded alike, so that nothing individual is predicted."""

@@ -19,6 +19,7 @@ from scgraphvci.data import (
     SplitField,
     StratumField,
     TreatmentField,
+    TreatmentTable,
 )
 from scgraphvci.data._read import modality as modality_of
 from scgraphvci.train._splitter import not_held_out
@@ -34,6 +35,11 @@ _Base: Any = BaseModelClass if TYPE_CHECKING else object
 
 class ScreenSetupMixin(_Base):
     """Registers a perturbation screen: expression, treatment, covariates, split and network."""
+
+    @property
+    def treatments(self) -> TreatmentTable:
+        """The treatments of the screen the model was set up with."""
+        return TreatmentTable.from_state(self.get_state_registry(KEYS.TREATMENT))
 
     @classmethod
     def setup_anndata(

@@ -13,6 +13,7 @@ from scgraphvci._constants import KEYS
 from scgraphvci.data import Network
 from scgraphvci.data._mean_model import fit_mean_model
 from scgraphvci.module._baseline import MeanBaseline, Propagation
+from scgraphvci.module._fourier import FourierFeatures
 from scgraphvci.module._graph import GraphEncoder
 from scgraphvci.module._likelihood import (
     MIN_SCALE,
@@ -62,7 +63,8 @@ class GraphVCIModule(ObjectiveMixin, BaseModuleClass):
     decoder
         "attention" (key-dependent) or "dot" (key-independent). Without a graph the decoder is linear.
     distribution_loss
-        "kernel", "gaussian" or "adversarial".
+        "kernel", "gaussian", "mmd" (maximum mean discrepancy between drawn counterfactuals of the batch's cells and the
+        stratum; pairs never observed are held to the baseline as with "kernel") or "adversarial".
     distribution_target
         What is pulled to the stratum's moments: "stratum", the mean over the batch's cells of that stratum, which
         leaves single cells free to differ; or "cell", each counterfactual by itself, as in the paper.
@@ -168,6 +170,7 @@ class GraphVCIModule(ObjectiveMixin, BaseModuleClass):
         if baseline and response_gain:
             self.gain = nn.Linear(n_latent, n_genes, bias=False)
             nn.init.zeros_(self.gain.weight)
+        self.fourier = FourierFeatures(n_genes) if distribution_loss == "mmd" else None
         self.gene_dispersion = nn.Parameter(torch.zeros(n_genes)) if dispersion == "gene" else None
 
     @torch.no_grad()
@@ -211,6 +214,16 @@ class GraphVCIModule(ObjectiveMixin, BaseModuleClass):
             return value - self.input_mean
         expected = self.baseline.intercept + self.baseline.response(treatment, levels)
         return value - (torch.log1p(mean_of("nb", [expected])) if count else expected)
+
+    def fourier_features(self, outcome: Tensor) -> Tensor:
+        """Return Fourier features of outcomes on the model's scale, shape ``(n_cells, n_features)``."""
+        if self.fourier is None:
+            msg = "The module has no Fourier features; build it with distribution_loss='mmd'."
+            raise ValueError(msg)
+        if not is_count(self.likelihood):
+            return self.fourier(outcome / self.within_scale)
+        scale = self.within_scale / self.input_mean.exp()  # of log1p, by the delta method
+        return self.fourier(torch.log1p(outcome) / scale)
 
     def baseline_mean(self, treatment: Tensor, levels: Tensor) -> Tensor:
         """Return what the baseline expects of strata on the model's scale, shape ``(n_cells, n_genes)``."""

@@ -6,6 +6,7 @@ the number of genes, so that weights mean the same whatever the numbers of genes
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ from scvi.module.base import BaseModuleClass, LossOutput
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
+from scgraphvci.module._fourier import squared_discrepancy
 from scgraphvci.module._likelihood import draw_like
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 _Base: Any = BaseModuleClass if TYPE_CHECKING else object
 
-DistributionLoss = Literal["kernel", "gaussian", "adversarial"]
+DistributionLoss = Literal["kernel", "gaussian", "mmd", "adversarial"]
 
 # Keys the training plan adds to a minibatch.
 COUNTERFACTUAL_KEY = "counterfactual_treatment"  # treatment vectors t', (n_cells, n_perturbations)
@@ -30,6 +32,8 @@ TARGET_MEAN_KEY = "target_mean"  # moments of (x, t'), (n_cells, n_genes)
 TARGET_VARIANCE_KEY = "target_variance"
 TARGET_SET_KEY = "target_set"  # code of (x, t'): cells with the same one form a set, (n_cells,)
 TARGET_KNOWN_KEY = "target_known"  # whether there are moments of (x, t'), (n_cells,)
+TARGET_EMBEDDING_KEY = "target_embedding"  # mean Fourier features of (x, t'), (n_cells, n_features)
+TARGET_OBSERVED_KEY = "target_observed"  # whether these are known, (n_cells,)
 
 
 class ObjectiveMixin(_Base):
@@ -52,6 +56,10 @@ class ObjectiveMixin(_Base):
     distribution_target: Literal["stratum", "cell"]
     kernel_bandwidth: float | Literal["gene"]
     n_samples: int
+
+    @abstractmethod
+    def fourier_features(self, outcome: Tensor) -> Tensor:
+        """Return Fourier features of outcomes on the model's scale, shape ``(n_cells, n_features)``."""
 
     def loss(
         self,
@@ -118,7 +126,12 @@ class ObjectiveMixin(_Base):
         if self.distribution_loss == "gaussian":
             return gaussian_distance(predicted, mean, variance)
         bandwidth = self.within_scale if self.kernel_bandwidth == "gene" else float(self.kernel_bandwidth)
-        return kernel_distance(predicted, mean, variance, bandwidth)
+        distance = kernel_distance(predicted, mean, variance, bandwidth)
+        if self.distribution_loss == "kernel":
+            return distance
+        features = self.fourier_features(draw_like(self.outcome_distribution(parameters)))
+        discrepancy = squared_discrepancy(features, tensors[TARGET_EMBEDDING_KEY], tensors[TARGET_SET_KEY])
+        return torch.where(tensors[TARGET_OBSERVED_KEY], discrepancy, distance)
 
 
 def kernel_distance(predicted: Tensor, mean: Tensor, variance: Tensor, bandwidth: Tensor | float) -> Tensor:

@@ -15,8 +15,10 @@ from scgraphvci._constants import KEYS
 from scgraphvci.module._module import GraphVCIModule
 from scgraphvci.module._objective import (
     COUNTERFACTUAL_KEY,
+    TARGET_EMBEDDING_KEY,
     TARGET_KNOWN_KEY,
     TARGET_MEAN_KEY,
+    TARGET_OBSERVED_KEY,
     TARGET_SET_KEY,
     TARGET_VARIANCE_KEY,
     draw_counterfactual,
@@ -45,6 +47,9 @@ class CounterfactualPlan(TrainingPlan):
         Moments of the training cells.
     validation_moments
         Moments of the validation cells, the truth of the validation metrics; None without validation cells.
+    embeddings
+        Mean Fourier features of observed pairs of stratum and treatment, rows as in the moments, for modules that have
+        such features.
     draw_control
         Whether control may be drawn as the counterfactual treatment (the paper never does).
     hold_unobserved
@@ -69,6 +74,7 @@ class CounterfactualPlan(TrainingPlan):
         *,
         moments: StratumMoments,
         validation_moments: StratumMoments | None = None,
+        embeddings: Tensor | None = None,
         draw_control: bool = True,
         frozen_encoder: bool = False,
         hold_unobserved: bool = True,
@@ -92,6 +98,7 @@ class CounterfactualPlan(TrainingPlan):
         self.register_buffer("target_mean", targets.mean, persistent=False)
         self.register_buffer("target_variance", targets.variance, persistent=False)
         self.register_buffer("within_variance", targets.within_variance, persistent=False)
+        self.register_buffer("target_embedding", embeddings, persistent=False)
         self.shift_metrics = None if validation_moments is None else ShiftMetrics(validation_moments)
         self._use_frozen_encoder = frozen_encoder
         # Held in lists so that neither becomes a submodule: they are no part of the state or of the optimiser.
@@ -230,6 +237,8 @@ class CounterfactualPlan(TrainingPlan):
         row = self.target_row[stratum, condition].clamp(min=0)
         mean, variance = self.target_mean[row], self.target_variance[row]
         known = batch[TARGET_KNOWN_KEY]
+        if self.target_embedding is not None:
+            batch[TARGET_EMBEDDING_KEY], batch[TARGET_OBSERVED_KEY] = self.target_embedding[row], known
         if self._hold_unobserved and not known.all():
             expected = self.module.baseline_mean(batch[COUNTERFACTUAL_KEY], self.module.strata[stratum])
             mean = torch.where(known[:, None], mean, expected)
