@@ -58,8 +58,9 @@ def test_backed_csc_is_refused_with_the_way_out(tmp_path, values):
 @pytest.mark.parametrize("form", ["dense", "csr", "csc"])
 def test_a_bad_value_in_the_last_block_is_found(monkeypatch, values, form, bad):
     monkeypatch.setattr(_read, "BLOCK_VALUES", 30)
-    values[-1, -1] = bad
-    with pytest.raises(ValueError, match="layer 'counts' holds NaN or infinite values"):
+    values[-1, [1, -1]] = bad
+    where = rf"layer 'counts' holds NaN or infinite values, first in cell {len(values) - 1}, gene 1 "
+    with pytest.raises(ValueError, match=where):
         list(finite_blocks(FORMATS[form](values), "layer 'counts'"))
 
 

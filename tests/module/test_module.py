@@ -485,7 +485,7 @@ class TestInitialise:
         [("coexpression", GRAPH), ("coexpression", {}), ("graph", GRAPH), ("none", GRAPH), ("none", {})],
     )
     def test_deviations_by_level(self, propagation, graph, monkeypatch):
-        """All genes and the registered network are what the mean model gets; residuals are asked for where needed."""
+        """All genes and the registered network are what the mean model gets."""
         seen = {}
 
         def fit(*args, **kwargs):
@@ -495,7 +495,6 @@ class TestInitialise:
         monkeypatch.setattr("scgraphvci.module._module.fit_mean_model", fit)
         module = build(**graph, propagation=propagation)
         module.initialise(self.MOMENTS)
-        assert module.needs_residuals == (propagation != "none")
         everywhere = [route for route in seen["routes"] if route is None]
         networks = [route for route in seen["routes"] if route is not None]
         assert len(everywhere) == (propagation == "coexpression")
@@ -503,6 +502,21 @@ class TestInitialise:
         for network in networks:
             np.testing.assert_array_equal(network.edge_index, EDGES)
             np.testing.assert_array_equal(network.edge_weight, WEIGHTS)
+
+    @pytest.mark.parametrize(
+        ("n_perturbations", "n_levels", "options", "needed"),
+        [
+            (3, [2], {}, True),
+            (3, [2], {"propagation": "none"}, False),
+            (3, [2], {"baseline": False}, False),
+            (3, [], {}, False),
+            (2, [2], {}, False),  # too few to tell whether deviations can be foretold
+        ],
+    )
+    def test_residuals_are_asked_for_where_they_can_tell_something(self, n_perturbations, n_levels, options, needed):
+        design = np.eye(n_perturbations + 1, dtype=np.float32)[:, 1:]
+        strata = np.arange(2)[:, None][:, : len(n_levels)]
+        assert GraphVCIModule(N_GENES, design, strata, n_levels, **options).needs_residuals == needed
 
     @pytest.mark.parametrize("edges", [None, np.empty((2, 0), int), np.array([[1], [1]])])
     def test_propagation_along_a_graph_needs_one(self, edges):

@@ -121,6 +121,21 @@ def finite_blocks(matrix: Any, name: str) -> Iterator[np.ndarray]:
         block = matrix[start : start + n_rows] if by_row else matrix
         values = np.append(block.data, 0) if sparse.issparse(block) else np.asarray(block)
         if not np.all(np.isfinite(values)):
-            msg = f"{name} holds NaN or infinite values. Remove them, for example with `np.nan_to_num`, before setup."
+            cell, gene = _first_not_finite(block)
+            msg = (
+                f"{name} holds NaN or infinite values, first in cell {start + cell}, gene {gene} (counting from 0). "
+                "Leave out those cells or genes (`adata[keep]`), or look at the step that made them."
+            )
             raise ValueError(msg)
         yield values
+
+
+def _first_not_finite(block: Any) -> tuple[int, int]:
+    """Return row and column of the first value that is not finite."""
+    if sparse.issparse(block):
+        stored = block.tocoo()
+        row, column = (index[~np.isfinite(stored.data)] for index in stored.coords)
+    else:
+        row, column = np.nonzero(~np.isfinite(np.asarray(block)))
+    first = np.lexsort([column, row])[0]
+    return int(row[first]), int(column[first])

@@ -11,6 +11,7 @@ from torch import nn
 
 from scgraphvci._constants import KEYS
 from scgraphvci.data import Network
+from scgraphvci.data._deviation import MIN_PERTURBATIONS
 from scgraphvci.data._mean_model import fit_mean_model
 from scgraphvci.module._baseline import MeanBaseline, Propagation
 from scgraphvci.module._fourier import FourierFeatures
@@ -132,7 +133,8 @@ class GraphVCIModule(ObjectiveMixin, BaseModuleClass):
         super().__init__()
         n_perturbations = design.shape[1]
         self._routes = _routes(propagation, edge_index, edge_weight)
-        self.needs_residuals = baseline and propagation != "none" and len(n_levels) > 0
+        tell = n_perturbations >= MIN_PERTURBATIONS and len(n_levels) > 0
+        self.needs_residuals = baseline and propagation != "none" and tell
         self.likelihood: Likelihood = likelihood
         self.distribution_loss = distribution_loss
         self.distribution_target = distribution_target
