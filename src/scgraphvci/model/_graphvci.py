@@ -96,6 +96,7 @@ class GraphVCI(
     """
 
     _module_cls = GraphVCIModule
+    _last_training: dict[str, Any] | None = None  # in this session; the models of folds are trained alike
     _data_splitter_cls = SplitByColumn
     _training_plan_cls = CounterfactualPlan
 
@@ -214,6 +215,14 @@ class GraphVCI(
         did not receive. Validation runs about twenty times, unless `check_val_every_n_epoch` says otherwise. The model
         ends with the weights of the lowest validation loss, unless ``plan_kwargs={"keep_best": False}``.
         """
+        self._last_training = {
+            "max_epochs": max_epochs,
+            "accelerator": accelerator,
+            "devices": devices,
+            "batch_size": batch_size,
+            "early_stopping": early_stopping,
+            "plan_kwargs": plan_kwargs,
+        }
         self.adata_manager.validate()
         splitter_kwargs = dict(datasplitter_kwargs or {})
         if "external_indexing" not in splitter_kwargs:

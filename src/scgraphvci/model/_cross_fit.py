@@ -1,0 +1,211 @@
+"""Models that have not seen the cells they predict: one for each fold of the cells."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import torch
+
+from scgraphvci._compat import initialize_model
+from scgraphvci._constants import SPLITS
+from scgraphvci._quiet import quiet_training
+from scgraphvci.data._read import modality
+from scgraphvci.module._likelihood import is_count
+from scgraphvci.train._seed import mix_seed
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from mudata import MuData
+
+    from scgraphvci.model._graphvci import GraphVCI
+
+logger = logging.getLogger(__name__)
+
+FOLD_KEY = "_scgraphvci_fold"
+TEST_SHARE = 0.2  # of the cells a fold's model may see, for validation, where the set-up has no split column
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A model, and the cells that it predicts.
+
+    Attributes
+    ----------
+    model
+        The model.
+    adata
+        Data it is registered with.
+    position
+        Which of the cells an effect is estimated from it predicts, shape ``(n,)``.
+    scale
+        What its outcomes and predictions are multiplied by: models of counts differ in their standard library.
+    """
+
+    model: GraphVCI
+    adata: AnnData | MuData
+    position: np.ndarray
+    scale: float = 1.0
+
+
+def assign_folds(
+    n_folds: int, stratum: np.ndarray, condition: np.ndarray, cluster: np.ndarray | None, seed: int
+) -> np.ndarray:
+    """Draw the fold of each cell, shape ``(n_cells,)``.
+
+    Whole clusters go to one fold, the largest first, each to the fold with the fewest cells. Without clusters the cells
+    of every stratum and treatment are dealt out evenly.
+
+    Parameters
+    ----------
+    n_folds
+        Number of folds.
+    stratum, condition, cluster
+        Codes of the cells, shape ``(n_cells,)``.
+    seed
+        Of the draw.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many clusters, or cells, as folds, or fewer than two folds.
+    """
+    rng = np.random.default_rng(seed)
+    n_units = len(stratum) if cluster is None else len(np.unique(cluster))
+    if not 2 <= n_folds <= n_units:
+        what = "cells" if cluster is None else "clusters"
+        msg = f"cross_fit={n_folds} must be 0, or between 2 and the number of {what} ({n_units})."
+        raise ValueError(msg)
+    if cluster is None:
+        order = np.lexsort([rng.random(len(stratum)), condition, stratum])
+        fold = np.empty(len(stratum), dtype=np.int64)
+        fold[order] = (np.arange(len(stratum)) + rng.integers(n_folds)) % n_folds
+        return fold
+    names, code, size = np.unique(cluster, return_inverse=True, return_counts=True)
+    fold_of_cluster = np.empty(len(names), dtype=np.int64)
+    filled = np.zeros(n_folds, dtype=np.int64)
+    for one in np.lexsort([rng.random(len(names)), -size]):
+        fold_of_cluster[one] = filled.argmin()
+        filled[fold_of_cluster[one]] += size[one]
+    return fold_of_cluster[code]
+
+
+def cross_fit(
+    model: GraphVCI,
+    adata: AnnData | MuData,
+    cells: np.ndarray,
+    fold: np.ndarray,
+    train_kwargs: dict[str, Any] | None,
+    seed: int,
+) -> tuple[list[Predictions], list[str]]:
+    """Train a model for each fold on the cells of all others.
+
+    Nothing of a fold's cells, or of cells marked "ood", reaches its model, which has moments, residuals, scale and
+    validation cells of its own. Nothing is written to `adata`.
+
+    Parameters
+    ----------
+    model
+        Whose set-up and arguments the models take over.
+    adata
+        Data to train on.
+    cells
+        Cells that the effect is estimated from, shape ``(n,)``.
+    fold
+        Fold of each of them.
+    train_kwargs
+        Arguments of their training; those of the model's own training in this session, if there was one, if None.
+    seed
+        Of validation cells, initialisation and training.
+
+    Returns
+    -------
+    Predictions of every fold, and the covariates that were left out of the models because a fold has levels which no
+    other fold has, such as its own donors.
+    """
+    table = modality(adata, model.registry["setup_args"].get("modality"))
+    split = _split(model, table, cells, seed)
+    left_out = _unseen_covariates(model, table, cells, fold)
+    if left_out:
+        logger.warning("Models of folds do without %s: some of its levels occur in one fold only.", left_out)
+    arguments = (model._last_training or {}) if train_kwargs is None else train_kwargs
+    predictions = []
+    n_folds = int(fold.max()) + 1
+    for k in range(n_folds):
+        logger.info("Cross-fitting: fold %d of %d.", k + 1, n_folds)
+        position = np.flatnonzero(fold == k)
+        seen = split.copy()
+        seen[cells[position]] = SPLITS.OOD
+        screen = _screen(model, table, seen, left_out)
+        one = _train(model, screen, left_out, arguments, mix_seed(seed, k, 0) % 2**32)
+        scale = 1.0
+        if is_count(model.module.likelihood):
+            scale = float(model.module.library_size / one.module.library_size)
+        predictions.append(Predictions(one, screen, position, scale))
+    return predictions, left_out
+
+
+def _split(model: GraphVCI, table: AnnData, cells: np.ndarray, seed: int) -> np.ndarray:
+    """What each cell is for, before a fold is taken out: cells the effect is not estimated from are held out."""
+    key = model.registry["setup_args"]["split_key"]
+    split = np.full(table.n_obs, SPLITS.OOD, dtype=object)
+    if key is not None and key in table.obs:
+        split[cells] = table.obs[key].astype(str).to_numpy()[cells]
+    else:
+        test = np.random.default_rng(seed).random(cells.size) < TEST_SHARE
+        split[cells] = np.where(test, SPLITS.TEST, SPLITS.TRAIN)
+    return split
+
+
+def _unseen_covariates(model: GraphVCI, table: AnnData, cells: np.ndarray, fold: np.ndarray) -> list[str]:
+    """Categorical covariates with a level that occurs in one fold only."""
+    found = []
+    for key in model.registry["setup_args"]["categorical_covariate_keys"] or []:
+        level = table.obs[key].astype(str).to_numpy()[cells]
+        if (pd.Series(fold).groupby(level).nunique() == 1).any():
+            found.append(key)
+    return found
+
+
+def _screen(model: GraphVCI, table: AnnData, split: np.ndarray, left_out: list[str]) -> AnnData:
+    """A light copy of the data: expression and network are shared, `obs` is the copy's own."""
+    args = model.registry["setup_args"]
+    keys = [args[name] for name in ("perturbation_key", "dose_key", "size_factor_key") if args[name] is not None]
+    for name in ("categorical_covariate_keys", "continuous_covariate_keys"):
+        keys += [key for key in args[name] or [] if key not in left_out]
+    obs = table.obs[list(dict.fromkeys(keys))].copy()
+    obs[FOLD_KEY] = split
+    if table.isbacked:
+        screen = ad.read_h5ad(table.filename, backed="r")
+        screen.obs = obs
+        return screen
+    layer, network, features = args["layer"], args["grn_key"], args["gene_features_key"]
+    return ad.AnnData(
+        X=table.X if layer is None else None,
+        obs=obs,
+        var=table.var[[]].copy(),
+        layers={} if layer is None else {layer: table.layers[layer]},
+        varp={} if network is None else {network: table.varp[network]},
+        varm={} if features is None else {features: table.varm[features]},
+    )
+
+
+def _train(model: GraphVCI, screen: AnnData, left_out: list[str], arguments: dict[str, Any], seed: int) -> GraphVCI:
+    """Set up, build and train the model of a fold as the given one was, and let go of what only training needs."""
+    cls = type(model)
+    setup = {name: value for name, value in model.registry["setup_args"].items() if name not in ("modality", "kwargs")}
+    covariates = setup["categorical_covariate_keys"]
+    kept = [key for key in covariates or [] if key not in left_out]
+    cls.setup_anndata(screen, **{**setup, "split_key": FOLD_KEY, "categorical_covariate_keys": kept or None})
+    devices = [model.module.device.index] if model.module.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), quiet_training(seed):
+        torch.manual_seed(seed)
+        one: GraphVCI = initialize_model(cls, screen, None, {"init_params_": copy.deepcopy(model.init_params_)}, None)
+        one.train(**{"enable_progress_bar": False, **arguments})
+    one.trainer = None
+    return one
