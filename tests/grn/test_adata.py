@@ -35,12 +35,33 @@ def test_matrix_and_report(adata: ad.AnnData, net: pd.DataFrame) -> None:
         edges_in=7,
         edges_kept=3,
         duplicates_merged=1,
+        sign_conflicts=1,
         zero_weights=1,
         self_loops=1,
         genes_missing=("X", "Y"),
+        edges_missing=2,
         isolated_genes=1,
     )
     assert "3 of 7 edges kept" in repr(report) and "X, Y" in repr(report)
+
+
+def test_missing_genes_are_told(adata: ad.AnnData, net: pd.DataFrame, caplog: pytest.LogCaptureFixture) -> None:
+    add_grn(adata, net)
+    assert "2 of 7 edges not written: 2 genes of the network are not in the data, such as X, Y." in caplog.text
+    assert list(adata.var_names) == ["A", "B", "C", "D"]
+
+
+def test_signs_are_written_into_weights(adata: ad.AnnData) -> None:
+    net = pd.DataFrame({"source": ["A", "B", "C"], "target": ["B", "C", "D"], "weight": [2.0, 3.0, -0.5]})
+    report = add_grn(adata, net.assign(sign=[1, -1, -1]))
+    assert get_grn(adata)["weight"].tolist() == [2.0, -3.0, -0.5]
+    assert report.sign_conflicts == 0
+    with pytest.raises(ValueError, match="unknown, first '0'"):
+        add_grn(adata, net.assign(sign=0))
+    with pytest.raises(ValueError, match="negative where the sign is"):
+        add_grn(adata, net.assign(sign=1))
+    both = pd.concat([net.assign(sign=[1, -1, -1]), net.head(2).assign(sign=[-1, -1], weight=1.0)])
+    assert add_grn(adata, both).sign_conflicts == 1
 
 
 def test_round_trip_and_default_weight(adata: ad.AnnData) -> None:

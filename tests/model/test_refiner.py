@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from mudata import MuData
 from scipy import sparse
 
 from scgraphvci.model._refiner import GRNRefiner
@@ -183,3 +184,38 @@ def test_needs_a_network(screen: ad.AnnData) -> None:
         GRNRefiner.setup_anndata(screen.copy(), grn_key=None)
     with pytest.raises(KeyError, match="add_grn"):
         GRNRefiner.setup_anndata(screen.copy(), grn_key="nothing")
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:mudata")
+def test_mudata_and_anndata_give_the_same_model(screen: ad.AnnData, tmp_path) -> None:
+    expected = fit(screen, max_epochs=2).get_refined_grn()
+    peaks = ad.AnnData(
+        np.ones((N_CELLS, 2)), obs=screen.obs[[]].copy(), var=pd.DataFrame(index=["chr1:1-9", "chr2:1-9"])
+    )
+    mdata = MuData({"atac": peaks, "rna": screen.copy()})
+    GRNRefiner.setup_mudata(mdata, split_key="split", categorical_covariate_keys=["cell_type"])
+    torch.manual_seed(0)
+    model = GRNRefiner(mdata)
+    model.train(max_epochs=2, batch_size=64, **QUIET)
+    pd.testing.assert_frame_equal(model.get_refined_grn(), expected, check_exact=True)
+    model.save(tmp_path / "m", save_anndata=True)
+    for loaded in (GRNRefiner.load(tmp_path / "m"), GRNRefiner.load(tmp_path / "m", mdata.copy())):
+        pd.testing.assert_frame_equal(loaded.get_refined_grn(), expected, check_exact=True)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:mudata")
+def test_mudata_that_cannot_be_registered(screen: ad.AnnData) -> None:
+    rna = screen[:50].copy()
+    before = list(rna.obs)
+    with pytest.raises(KeyError, match=r"Modality 'gex' not found. Modalities: \['rna'\]"):
+        GRNRefiner.setup_mudata(MuData({"rna": rna}), modality="gex")
+    with pytest.raises(TypeError, match="setup_anndata"):
+        GRNRefiner.setup_mudata(rna)
+    with pytest.raises(TypeError, match="setup_mudata"):
+        GRNRefiner.setup_anndata(MuData({"rna": rna}))
+    with pytest.raises(ValueError, match="`grn_key` is None"):
+        GRNRefiner.setup_mudata(MuData({"rna": rna}), grn_key=None)
+    other = ad.AnnData(np.ones((50, 2)), obs=pd.DataFrame(index=rna.obs_names[::-1]))
+    with pytest.raises(ValueError, match="in another order"):
+        GRNRefiner.setup_mudata(MuData({"other": other, "rna": rna}))
+    assert list(rna.obs) == before

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from mudata import MuData
 from scipy import sparse
 
 from scgraphvci.grn import get_grn
@@ -79,3 +80,39 @@ def test_nothing_is_written_on_error(adata: ad.AnnData) -> None:
     with pytest.raises(ValueError, match="NaN or infinite"):
         refine_grn(broken, **QUIET)
     assert "grn_refined" not in adata.varp and not adata.uns and list(adata.obs) == ["split", "donor"]
+
+
+def with_peaks(rna: ad.AnnData, name: str = "rna") -> MuData:
+    peaks = pd.DataFrame(index=["chr1:1-9", "chr1:20-29"])
+    return MuData({"atac": ad.AnnData(np.ones((rna.n_obs, 2)), obs=rna.obs[[]].copy(), var=peaks), name: rna})
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:mudata")
+def test_mudata_gives_the_same_network(adata: ad.AnnData, tmp_path) -> None:
+    options = {
+        "split_key": "split",
+        "categorical_covariate_keys": ["donor"],
+        "max_epochs": 2,
+        "layer": "scaled",
+        **QUIET,
+    }
+    adata.varm["features"] = np.random.default_rng(1).normal(size=(5, 2))
+    mdata = with_peaks(adata.copy(), "gex")
+    written = refine_grn(mdata, modality="gex", gene_features_key="features", copy=True, **options)
+    assert "grn_refined" not in mdata["gex"].varp
+    assert refine_grn(mdata, modality="gex", gene_features_key="features", **options) is None
+    refine_grn(adata, gene_features_key="features", **options)
+    for found in (written["gex"], mdata["gex"]):
+        pd.testing.assert_frame_equal(get_grn(found, "grn_refined"), get_grn(adata, "grn_refined"), check_exact=True)
+        assert found.uns["grn_refined"] == adata.uns["grn_refined"]
+    assert list(mdata["gex"].obs) == ["split", "donor"] and not mdata["atac"].uns and not mdata.uns
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:mudata")
+def test_other_objects_and_modalities_are_refused(adata: ad.AnnData) -> None:
+    with pytest.raises(KeyError, match=r"Modality 'gex' not found. Modalities: \['atac', 'rna'\]"):
+        refine_grn(with_peaks(adata), modality="gex", **QUIET)
+    with pytest.raises(KeyError, match="'grn' not found in varp"):
+        refine_grn(with_peaks(adata), modality="atac", **QUIET)
+    with pytest.raises(TypeError, match="Expected an AnnData, got DataFrame"):
+        refine_grn(adata.to_df(), **QUIET)

@@ -11,6 +11,8 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from scgraphvci.grn._frame import tidy
+
 logger = logging.getLogger(__name__)
 
 
@@ -26,12 +28,16 @@ class GRNReport:
         Edges written, after merging.
     duplicates_merged
         Rows merged into another row with the same source and target; the weight with the largest magnitude stays.
+    sign_conflicts
+        Edges written whose merged rows disagreed in the sign of the weight.
     zero_weights
         Merged edges of weight 0, which a sparse matrix cannot hold: not written.
     self_loops
         Edges written from a gene to itself.
     genes_missing
         Genes of the network that the AnnData lacks, sorted. Their edges are not written.
+    edges_missing
+        Rows that name such a gene.
     isolated_genes
         Number of genes of the AnnData without any edge to or from another gene.
     """
@@ -39,9 +45,11 @@ class GRNReport:
     edges_in: int
     edges_kept: int
     duplicates_merged: int
+    sign_conflicts: int
     zero_weights: int
     self_loops: int
     genes_missing: tuple[str, ...]
+    edges_missing: int
     isolated_genes: int
 
     def __repr__(self) -> str:
@@ -51,10 +59,11 @@ class GRNReport:
             missing += f" ({shown})"
         return (
             f"GRNReport: {self.edges_kept} of {self.edges_in} edges kept\n"
-            f"  duplicates merged (largest |weight| stays): {self.duplicates_merged}\n"
+            f"  duplicates merged (largest |weight| stays): {self.duplicates_merged}, "
+            f"in conflict of sign: {self.sign_conflicts}\n"
             f"  dropped for weight 0: {self.zero_weights}\n"
             f"  self-loops: {self.self_loops}\n"
-            f"  genes missing from the data: {missing}\n"
+            f"  genes missing from the data: {missing}, with {self.edges_missing} edges\n"
             f"  genes of the data without an edge: {self.isolated_genes}"
         )
 
@@ -67,7 +76,8 @@ def add_grn(adata: AnnData, net: pd.DataFrame, key_added: str = "grn", *, copy: 
     adata
         Cells x genes, with unique `var_names`.
     net
-        Columns `source` (regulator), `target` and optionally `weight` (finite; 1 if absent). Other columns are ignored.
+        Columns `source` (regulator), `target` and optionally `weight` (finite; 1 if absent) and `sign` (1 or -1).
+        Other columns are ignored. What is written is signed: a negative weight, or the sign -1, is a repressing edge.
         Rows with the same source and target are merged: the weight with the largest magnitude stays.
     key_added
         Key to write under.
@@ -76,10 +86,15 @@ def add_grn(adata: AnnData, net: pd.DataFrame, key_added: str = "grn", *, copy: 
 
     Returns
     -------
-    The alignment report, or the copy. Writes
+    The alignment report, or the copy. No gene is left out silently: genes that the data lack are in the report, and a
+    warning counts them. Genes of the data without an edge stay, as isolated nodes. Writes
 
     * `varp[key_added]`: CSR float32, shape ``(n_genes, n_genes)``, **row = regulator, column = target**
     * `uns[key_added]`: dict with `params` (how it was made) and `report` (the report)
+
+    Signs matter where messages pass along edges: the graph encoder of :class:`scgraphvci.GraphVCI` multiplies what a
+    regulator sends by the signed weight, after scaling magnitudes to a mean of 1. :class:`scgraphvci.GRNRefiner` starts
+    from which edges there are and estimates signs from the data.
 
     Raises
     ------
@@ -88,7 +103,8 @@ def add_grn(adata: AnnData, net: pd.DataFrame, key_added: str = "grn", *, copy: 
     KeyError
         If a column is missing.
     ValueError
-        If names are missing or not unique, a weight is NaN or infinite, or no edge joins two genes of `adata`.
+        If names are missing or not unique, a weight is NaN or infinite, a sign is unknown or contradicts its weight, or
+        no edge joins two genes of `adata`.
 
     Examples
     --------
@@ -102,7 +118,9 @@ def add_grn(adata: AnnData, net: pd.DataFrame, key_added: str = "grn", *, copy: 
     [['STAT1', 'IRF1'], ['IRF1', 'GBP1']]
     """
     _check_adata(adata)
-    edges = _tidy(net)
+    edges = tidy(net, signs=True)
+    if "sign" in edges:
+        edges["weight"] = edges["weight"].abs() * edges["sign"]
     genes = pd.Index(adata.var_names.astype(str))
     source, target = genes.get_indexer(edges["source"]), genes.get_indexer(edges["target"])
     known = (source >= 0) & (target >= 0)
@@ -110,18 +128,28 @@ def add_grn(adata: AnnData, net: pd.DataFrame, key_added: str = "grn", *, copy: 
         raise ValueError(_no_overlap(edges, genes, only_loops=bool(known.any())))
     matrix, n_pairs = _to_matrix(source[known], target[known], edges["weight"].to_numpy()[known], len(genes))
     rows, columns = matrix.nonzero()
+    repeated = edges.loc[known & (edges["weight"] != 0)]
+    signs = (repeated["weight"] > 0).groupby([repeated["source"], repeated["target"]]).nunique()
     named = pd.Index(pd.unique(edges[["source", "target"]].to_numpy().ravel()))
     report = GRNReport(
         edges_in=len(edges),
         edges_kept=int(matrix.nnz),
         duplicates_merged=int(known.sum()) - n_pairs,
+        sign_conflicts=int((signs > 1).sum()),
         zero_weights=n_pairs - int(matrix.nnz),
         self_loops=int((rows == columns).sum()),
         genes_missing=tuple(sorted(named.difference(genes))),
+        edges_missing=int((~known).sum()),
         isolated_genes=len(genes) - len(np.unique(np.concatenate([rows[rows != columns], columns[rows != columns]]))),
     )
     if report.genes_missing:
-        logger.info("%d genes of the network are not in the data.", len(report.genes_missing))
+        logger.warning(
+            "%d of %d edges not written: %d genes of the network are not in the data, such as %s.",
+            report.edges_missing,
+            report.edges_in,
+            len(report.genes_missing),
+            ", ".join(report.genes_missing[:5]),
+        )
     adata = adata.copy() if copy else adata
     adata.varp[key_added] = matrix
     adata.uns[key_added] = {
@@ -131,7 +159,7 @@ def add_grn(adata: AnnData, net: pd.DataFrame, key_added: str = "grn", *, copy: 
     return adata if copy else report
 
 
-def get_grn(adata: AnnData, key: str = "grn") -> pd.DataFrame:
+def get_grn(adata: AnnData, key: str = "grn", *, dropped: bool = False) -> pd.DataFrame:
     """Return a network of `adata.varp` as a long frame.
 
     Parameters
@@ -140,11 +168,17 @@ def get_grn(adata: AnnData, key: str = "grn") -> pd.DataFrame:
         Holds the network in `varp[key]`, rows regulators, columns targets.
     key
         Its key.
+    dropped
+        Of a refined network, also return the edges of its prior that it left out, with weight 0.
 
     Returns
     -------
-    One row per edge, ordered as the genes are: `source`, `target`, `weight` (float32), and for a network made by
-    :func:`scgraphvci.tl.refine_grn`, where the network refined is still in `varp`, `in_prior` (bool).
+    One row per edge, ordered as the genes are: `source`, `target`, `weight` (float32), and
+
+    * of a network made by :func:`scgraphvci.tl.refine_grn`, where the network it refined is still in `varp`, `in_prior`
+      (bool) and `status`: "kept" (in both networks), "added" (in the refined one only) or "dropped" (in the prior only;
+      self-loops of the prior, which refinement leaves out of its result, are not counted)
+    * `support` (float32), the share of restarts that found the edge, where it is in ``varp[f"{key}_support"]``
 
     Raises
     ------
@@ -152,23 +186,52 @@ def get_grn(adata: AnnData, key: str = "grn") -> pd.DataFrame:
         If `adata` is not an AnnData.
     KeyError
         If there is no such network.
+    ValueError
+        If dropped edges are asked of a network without a prior in `varp`.
     """
     _check_adata(adata)
     if key not in adata.varp:
         msg = f"{key!r} not found in varp. Keys: {list(adata.varp)}. Add a network with `scgraphvci.grn.add_grn`."
         raise KeyError(msg)
-    matrix = sparse.csr_array(adata.varp[key])
+    network = _without_zeros(adata.varp[key])
+    prior_key = _refined_from(adata, key)
+    prior = _without_zeros(adata.varp[prior_key]) if prior_key in adata.varp else None
+    if dropped and prior is None:
+        msg = f"varp[{key!r}] is not a refined network, or its prior is no longer in varp: use `dropped=False`."
+        raise ValueError(msg)
+    source, target = network.nonzero()
+    if dropped and prior is not None:
+        left_out = _without_zeros((prior != 0) > (network != 0)).nonzero()
+        off_diagonal = left_out[0] != left_out[1]
+        source, target = (
+            np.concatenate([ours, theirs[off_diagonal]])
+            for ours, theirs in zip((source, target), left_out, strict=True)
+        )
+        order = np.lexsort((target, source))
+        source, target = source[order], target[order]
+    genes = adata.var_names.astype(str).to_numpy()
+    weight = _values(network, source, target)
+    frame = pd.DataFrame({"source": genes[source], "target": genes[target], "weight": weight})
+    if prior is not None:
+        frame["in_prior"] = _values(prior, source, target) != 0
+        frame["status"] = np.select([weight == 0, frame["in_prior"]], ["dropped", "kept"], "added")
+    if f"{key}_support" in adata.varp:
+        frame["support"] = _values(sparse.csr_array(adata.varp[f"{key}_support"]), source, target)
+    return frame
+
+
+def _without_zeros(stored: Any) -> sparse.csr_array:
+    matrix = sparse.csr_array(stored, copy=True)
     matrix.sum_duplicates()
     matrix.eliminate_zeros()
-    edges = matrix.tocoo()
-    source, target = edges.coords
-    genes = adata.var_names.astype(str).to_numpy()
-    frame = pd.DataFrame({"source": genes[source], "target": genes[target], "weight": edges.data.astype(np.float32)})
-    prior = _refined_from(adata, key)
-    if prior in adata.varp:
-        network = sparse.csr_array(adata.varp[prior])
-        frame["in_prior"] = np.asarray(network[source, target]).ravel() != 0 if len(frame) else np.empty(0, dtype=bool)
-    return frame
+    return matrix
+
+
+def _values(matrix: sparse.csr_array, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Return the matrix's values at some places, 0 where nothing is stored."""
+    if not len(source):
+        return np.empty(0, dtype=np.float32)
+    return np.asarray(matrix[source, target]).ravel().astype(np.float32)
 
 
 def _refined_from(adata: AnnData, key: str) -> str | None:
@@ -185,42 +248,6 @@ def _check_adata(adata: Any) -> None:
         repeated = adata.var_names[adata.var_names.duplicated()].unique()[:5].tolist()
         msg = f"var_names are not unique, such as {repeated}. Call `adata.var_names_make_unique()`."
         raise ValueError(msg)
-
-
-def _tidy(net: Any) -> pd.DataFrame:
-    """Return `source` and `target` as strings and a finite float `weight`."""
-    if not isinstance(net, pd.DataFrame):
-        msg = f"`net` must be a data frame with columns source, target[, weight], got {type(net).__name__}."
-        raise TypeError(msg)
-    missing = [name for name in ("source", "target") if name not in net]
-    if missing:
-        msg = f"`net` has no column {missing}. Columns: {list(net.columns)}. Rename them to source and target."
-        raise KeyError(msg)
-    n_missing = int(net[["source", "target"]].isna().any(axis=1).sum())
-    if n_missing:
-        msg = f"{n_missing} rows of `net` have no source or target. Drop them with `net.dropna()`."
-        raise ValueError(msg)
-    weight = np.ones(len(net))
-    if "weight" in net:
-        try:
-            weight = net["weight"].to_numpy(dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            msg = f"Column weight of `net` is not numeric (dtype {net['weight'].dtype}). Convert it, or leave it out."
-            raise TypeError(msg) from error
-    if not np.all(np.isfinite(weight)):
-        first = net.iloc[int(np.argmin(np.isfinite(weight)))]
-        msg = (
-            f"{int((~np.isfinite(weight)).sum())} weights of `net` are NaN or infinite, first that of "
-            f"{first['source']} -> {first['target']}. Remove those edges or give them a weight."
-        )
-        raise ValueError(msg)
-    return pd.DataFrame(
-        {
-            "source": net["source"].astype(str).to_numpy(),
-            "target": net["target"].astype(str).to_numpy(),
-            "weight": weight,
-        }
-    )
 
 
 def _to_matrix(source: np.ndarray, target: np.ndarray, weight: np.ndarray, n: int) -> tuple[sparse.csr_matrix, int]:

@@ -9,12 +9,11 @@ import numpy as np
 import pandas as pd
 import torch
 from scvi import settings as scvi_settings
-from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
 
 from scgraphvci._constants import KEYS
-from scgraphvci.data import GraphField, OutcomeField, SplitField, StratumField
 from scgraphvci.data._refine_statistics import refine_statistics
+from scgraphvci.model._refiner_setup import RefinerSetupMixin
 from scgraphvci.model._saving import SafeSavingMixin
 from scgraphvci.module._refine import RefineModule
 from scgraphvci.train import SplitByColumn
@@ -23,6 +22,7 @@ from scgraphvci.train._splitter import split_indices
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from mudata import MuData
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 PAPER_PENALTY = 20.0  # lambda of Eq. 13
 
 
-class GRNRefiner(SafeSavingMixin, UnsupervisedTrainingMixin, BaseModelClass):
+class GRNRefiner(SafeSavingMixin, RefinerSetupMixin, UnsupervisedTrainingMixin, BaseModelClass):
     """Refines a gene regulatory network: demotes edges the data do not support, finds edges the prior lacks.
 
     A graph convolutional network predicts each gene from its neighbours; every candidate edge has a learnable logit,
@@ -53,7 +53,7 @@ class GRNRefiner(SafeSavingMixin, UnsupervisedTrainingMixin, BaseModelClass):
     Parameters
     ----------
     adata
-        AnnData registered with :meth:`setup_anndata`.
+        AnnData registered with :meth:`setup_anndata`, or MuData registered with :meth:`setup_mudata`.
     registry
         Registry of an earlier set-up, to build a model without data.
     candidates
@@ -94,7 +94,7 @@ class GRNRefiner(SafeSavingMixin, UnsupervisedTrainingMixin, BaseModelClass):
 
     def __init__(
         self,
-        adata: AnnData | None = None,
+        adata: AnnData | MuData | None = None,
         registry: dict | None = None,
         candidates: Literal["regulators", "all"] | pd.DataFrame | None = None,
         preset: Literal["default", "paper"] = "default",
@@ -132,64 +132,6 @@ class GRNRefiner(SafeSavingMixin, UnsupervisedTrainingMixin, BaseModelClass):
             f"GRNRefiner with prior edges: {prior.shape[1]}, candidate edges: {size}, genes: {n_genes}."
         )
         self.init_params_ = self._get_init_params(locals())
-
-    @classmethod
-    def setup_anndata(
-        cls,
-        adata: AnnData,
-        layer: str | None = None,
-        grn_key: str = "grn",
-        split_key: str | None = None,
-        categorical_covariate_keys: list[str] | None = None,
-        gene_features_key: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Register expression and the prior network.
-
-        Parameters
-        ----------
-        adata
-            Cells x genes.
-        layer
-            Layer with log-normalised expression; None for `adata.X`.
-        grn_key
-            Prior network in `adata.varp`, rows regulators, columns targets (see :func:`scgraphvci.grn.add_grn`).
-        split_key
-            Column with the values "train", "test" and "ood". Only "train" cells are learned from, "test" cells serve
-            validation. None: 4 : 1 at random.
-        categorical_covariate_keys
-            Columns whose joint levels are the strata. Strata means are removed from expression, so that differences
-            between, say, cell types or donors do not pass for regulation. Do not name the treatment here: what
-            interventions do to targets is the best evidence there is.
-        gene_features_key
-            Features in `adata.varm`.
-        **kwargs
-            For scvi-tools' own use when a saved set-up is replayed.
-
-        Raises
-        ------
-        KeyError
-            If a column, layer or network is missing.
-        ValueError
-            If values are missing or not finite, or the network has no edges.
-
-        Notes
-        -----
-        Writes `obs["_scgraphvci_stratum"]` and scvi-tools' identifiers in `uns`.
-        """
-        setup_method_args = cls._get_setup_method_args(**locals())
-        if grn_key is None:
-            msg = "`grn_key` is None, but refinement starts from a network. Add one with `scgraphvci.grn.add_grn`."
-            raise ValueError(msg)
-        fields = [
-            SplitField(split_key),
-            GraphField(grn_key, gene_features_key),
-            OutcomeField(layer),
-            StratumField(categorical_covariate_keys),
-        ]
-        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
-        manager.register_fields(adata, **kwargs)
-        cls.register_manager(manager)
 
     @property
     def _genes(self) -> pd.Index:

@@ -7,7 +7,8 @@ for plots of several panels) if not shown, else None.
 
 from scgraphvci.pl._effects import effects_forest, effects_volcano
 from scgraphvci.pl._grn import grn_adjacency
+from scgraphvci.pl._grn_recovery import grn_precision_recall
 from scgraphvci.pl._history import history
 from scgraphvci.pl._shifts import shift_scatter
 
-__all__ = ["effects_forest", "effects_volcano", "grn_adjacency", "history", "shift_scatter"]
+__all__ = ["effects_forest", "effects_volcano", "grn_adjacency", "grn_precision_recall", "history", "shift_scatter"]

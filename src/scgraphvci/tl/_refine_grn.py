@@ -7,16 +7,19 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import torch
+from mudata import MuData
 from scipy import sparse
 
+from scgraphvci.data._read import modality as modality_of
 from scgraphvci.model._refiner import GRNRefiner
 
 
 def refine_grn(
-    adata: ad.AnnData,
+    adata: ad.AnnData | MuData,
     grn_key: str = "grn",
     key_added: str = "grn_refined",
     *,
+    modality: str = "rna",
     layer: str | None = None,
     split_key: str | None = None,
     categorical_covariate_keys: list[str] | None = None,
@@ -27,17 +30,20 @@ def refine_grn(
     copy: bool = False,
     model_kwargs: dict[str, Any] | None = None,
     **train_kwargs: Any,
-) -> ad.AnnData | None:
+) -> ad.AnnData | MuData | None:
     """Refine a gene regulatory network with the expression of training cells.
 
     Parameters
     ----------
     adata
-        Cells x genes with log-normalised expression and a prior network.
+        Cells x genes with log-normalised expression and a prior network, or a MuData with them in one modality.
     grn_key
         Prior network in `adata.varp`.
     key_added
         Key to write under.
+    modality
+        Name of the modality of a MuData with expression. All keys are read from it and all results written to it.
+        Columns that only ``mdata.obs`` holds are copied to it with ``mdata.push_obs()``.
     layer
         Layer with expression; None for `adata.X`.
     split_key
@@ -72,7 +78,7 @@ def refine_grn(
     Raises
     ------
     KeyError
-        If a column, layer or network is missing.
+        If a modality, column, layer or network is missing.
     ValueError
         If values are missing or not finite, the network has no edges, or no edge passes the threshold. Then nothing is
         written.
@@ -85,7 +91,8 @@ def refine_grn(
     >>> adata.varp["grn_refined"].shape
     (60, 60)
     """
-    work = _light_copy(adata, layer, grn_key, gene_features_key)
+    table = _table(adata, modality)
+    work = _light_copy(table, layer, grn_key, gene_features_key)
     GRNRefiner.setup_anndata(
         work,
         grn_key=grn_key,
@@ -109,10 +116,11 @@ def refine_grn(
         )
         raise ValueError(msg)
     adata = adata.copy() if copy else adata
-    genes = adata.var_names.astype(str)
+    table = _table(adata, modality)
+    genes = table.var_names.astype(str)
     index = genes.get_indexer(above["source"]), genes.get_indexer(above["target"])
-    shape = (adata.n_vars, adata.n_vars)
-    adata.varp[key_added] = sparse.csr_matrix((above["weight"].to_numpy(dtype=np.float32), index), shape=shape)
+    shape = (table.n_vars, table.n_vars)
+    table.varp[key_added] = sparse.csr_matrix((above["weight"].to_numpy(dtype=np.float32), index), shape=shape)
     params = {
         "grn_key": grn_key,
         "layer": layer,
@@ -125,11 +133,16 @@ def refine_grn(
         "orientation": "row = regulator, column = target",
         **{name: str(value) for name, value in (model_kwargs or {}).items()},
     }
-    adata.uns[key_added] = {
+    table.uns[key_added] = {
         "params": {name: value for name, value in params.items() if value is not None},
         "n_edges": {status: int((refined["status"] == status).sum()) for status in ("kept", "added", "dropped")},
     }
     return adata if copy else None
+
+
+def _table(adata: ad.AnnData | MuData, modality: str) -> ad.AnnData:
+    """Return the AnnData that holds expression."""
+    return modality_of(adata, modality if isinstance(adata, MuData) else None)
 
 
 def _light_copy(

@@ -1,0 +1,55 @@
+"""Graph files of PyTorch Geometric, as the authors of graphVCI write them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import numpy as np
+import torch
+from torch_geometric.data import Data
+from torch_geometric.data.data import DataEdgeAttr, DataTensorAttr
+from torch_geometric.data.storage import GlobalStorage
+
+# What torch's unpickler raises on what it refuses, and on files that are no pickle or end early.
+_UNREADABLE = (pickle.UnpicklingError, EOFError, LookupError, RuntimeError, TypeError, ValueError, AttributeError)
+
+
+def load_graph_file(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray | None, int]:
+    """Load a pickled `Data` without running code from the file.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    Sources and targets of edges, shape ``(2, n_edges)``; weights, shape ``(n_edges,)``, or None; the number of nodes.
+
+    Raises
+    ------
+    ValueError
+        If the file does not hold a graph with edges and at most one weight for each.
+    """
+    try:
+        with torch.serialization.safe_globals([Data, DataEdgeAttr, DataTensorAttr, GlobalStorage]):
+            graph = torch.load(path, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
+        msg = f"{os.fspath(path)!r} holds more than a graph of tensors, or is damaged; nothing was loaded from it."
+        raise ValueError(msg) from error
+    if not isinstance(graph, Data) or graph.edge_index is None:
+        msg = f"{os.fspath(path)!r} holds a {type(graph).__name__}, not a graph of torch_geometric with an edge_index."
+        raise ValueError(msg)
+    index, weight = graph.edge_index, graph.edge_attr
+    n_nodes = int(graph.x.shape[0]) if graph.x is not None else int(graph.num_nodes or 0)
+    if index.dim() == 2 and index.shape[0] == index.shape[1] == n_nodes != 2:
+        matrix = index if weight is None else weight
+        index = index.nonzero().t()
+        weight = matrix[index[0], index[1]]
+    if index.dim() != 2 or index.shape[0] != 2 or (weight is not None and weight.numel() != index.shape[1]):
+        shapes = f"edge_index {tuple(index.shape)}, edge_attr {None if weight is None else tuple(weight.shape)}"
+        msg = f"The graph of {os.fspath(path)!r} holds {shapes}; expected (2, n_edges) and one weight for each edge."
+        raise ValueError(msg)
+    weights = None if weight is None else weight.reshape(-1).double().numpy()
+    return index.long().numpy(), weights, n_nodes

@@ -1,0 +1,77 @@
+"""How well networks recover a known one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from scgraphvci.pl._base import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, Drawn, finish, panels, tidy
+
+COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE)
+COLUMNS = ("predictor", "regulator", "recall", "precision", "density")
+
+
+def grn_precision_recall(
+    curves: pd.DataFrame,
+    *,
+    regulators: Sequence[str] | str | None = None,
+    ax: Axes | Sequence[Axes] | None = None,
+    figsize: tuple[float, float] | None = None,
+    show: bool | None = None,
+    return_fig: bool = False,
+) -> Drawn:
+    """Draw precision-recall curves of networks, one panel per regulator, with the precision of random scores dashed.
+
+    Parameters
+    ----------
+    curves
+        Of :func:`scgraphvci.grn.precision_recall`.
+    regulators
+        Which to draw, in this order; "all" is the pooled curve. None: all that `curves` holds.
+    ax, figsize, show, return_fig
+        See :mod:`scgraphvci.pl`.
+
+    Raises
+    ------
+    KeyError
+        If a column or regulator is missing.
+
+    Examples
+    --------
+    >>> import pandas as pd, scgraphvci as sgv
+    >>> truth = pd.DataFrame({"source": ["A", "A"], "target": ["B", "C"]})
+    >>> net = pd.DataFrame({"source": ["A", "A"], "target": ["B", "D"], "weight": [2.0, 1.0]})
+    >>> curves = sgv.grn.precision_recall({"refined": net}, truth, genes=["A", "B", "C", "D"])
+    >>> sgv.pl.grn_precision_recall(curves, show=False)[0].get_title()
+    'all regulators'
+    """
+    missing = [name for name in COLUMNS if name not in curves]
+    if missing:
+        msg = f"`curves` has no column {missing}. Make it with `scgraphvci.grn.precision_recall`."
+        raise KeyError(msg)
+    known = list(dict.fromkeys(curves["regulator"]))
+    names = known if regulators is None else [regulators] if isinstance(regulators, str) else list(regulators)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        msg = f"Regulators {unknown} have no curve. `curves` holds {known[:10]}; make it with `per_regulator=True`."
+        raise KeyError(msg)
+    predictors = list(dict.fromkeys(curves["predictor"]))
+    axes = panels(len(names), ax, figsize, (3.4, 3.2))
+    for i, (axis, name) in enumerate(zip(axes, names, strict=True)):
+        part = curves[curves["regulator"] == name]
+        for j, predictor in enumerate(predictors):
+            line = part[part["predictor"] == predictor]
+            colour = COLOURS[j % len(COLOURS)]
+            style = ("-", "-.", ":")[j // len(COLOURS) % 3]
+            axis.plot(
+                line["recall"], line["precision"], style, color=colour, label=predictor, linewidth=1.5,
+                drawstyle="steps-pre",
+            )  # fmt: skip
+        axis.axhline(float(part["density"].iloc[0]), color=GREY, linewidth=0.8, linestyle="--")
+        axis.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision" if i == 0 else "")
+        axis.set_title("all regulators" if name == "all" else name, fontsize="medium")
+        tidy(axis)
+    axes[-1].legend(frameon=False, fontsize="small")
+    return finish(axes, show, return_fig)
