@@ -18,6 +18,7 @@ METRICS = [
 ]
 JUDGED = ["pearson_shift", "weighted_r2", "centroid_accuracy"]
 SINGLE = ["cell_error", "individuality", "spread", "leak", "seconds"]
+RUN = ["setting", "seed"]
 CONDITION = ["seed", "treatment", "cell_type", "donor"]
 
 
@@ -32,6 +33,11 @@ def write_tables(rows: pd.DataFrame, out: Path, name: str, settings: list[str]) 
         table.insert(table.shape[1], "mean", table.mean(axis=1, skipna=False))
         table["n"] = screens.dropna(subset=[metric]).groupby("predictor").size().reindex(table.index)
         save_table(table, f"Simulated screens: {metric}", out, f"{name}_{metric}", note)
+    complete = screens.groupby("predictor", sort=False).filter(lambda one: len(one) == len(screens.groupby(RUN)))
+    summary = complete.groupby(["predictor", "setting"], sort=False)[JUDGED + SINGLE].mean()
+    summary = summary.groupby("predictor", sort=False).mean().dropna(axis=1, how="all")
+    about = "Mean over conditions, seeds, then settings, of predictors that were run on every screen."
+    save_table(summary, "Simulated screens: means over settings", out, f"{name}_summary", about)
     known = rows[rows["setting"].isin(settings)]
     save_table(differences(known, JUDGED, CONDITION, ["setting"]),
                "Simulated screens: differences to the best simple baseline", out, f"{name}_differences",

@@ -202,7 +202,8 @@ def _write(
     adata.obsm[SLOTS.LATENT] = model.get_latent_representation()
     model.add_counterfactuals(treatment)
     here = effects.select(strata=stratum)
-    tl.rank_effects(adata, effects.select(here.treatments[here.status[:, 0] == "ok"].tolist()), stratum=stratum)
+    with_error = np.flatnonzero(np.isfinite(here.std_error[:, 0]).any(axis=1))
+    tl.rank_effects(adata, effects.select(here.treatments[with_error].tolist()), stratum=stratum)
     adata.write_h5ad(out / "demo.h5ad")
 
 

@@ -15,7 +15,7 @@ def test_groups_are_the_pairs_that_occur():
 
 
 def test_groups_without_clusters_are_the_strata():
-    groups, group = Groups.from_codes([2, 0], n_strata=3)
+    groups, group = Groups.from_codes([2, 0], n_strata=3, n_blocks=0)
     assert groups.stratum.tolist() == [0, 1, 2]
     assert group.tolist() == [2, 0]
     assert groups.cluster is None

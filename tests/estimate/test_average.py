@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from scgraphvci.estimate import EffectSums, Groups
 from scgraphvci.estimate._average import StratumAverage
 from scgraphvci.estimate._influence import influence_function, point_estimates, stratum_moments
 
@@ -132,7 +133,10 @@ def test_clusters_are_those_of_the_scarcer_arm(make_cells):
 
 
 def test_sums_without_clusters_are_refused(make_cells):
-    sums = make_cells().sums()
+    cells = make_cells()
+    groups, group = Groups.from_codes(cells.stratum, n_blocks=0)
+    sums = EffectSums(groups, 4, with_reference=False)
+    sums.update(cells.outcome, cells.predicted, None, cells.treatment == 0, None, group)
     average, moments, influence, effect = averaged(sums, [0, 1, 2])
     with pytest.raises(ValueError, match="no clusters"):
         average.cluster_variance(sums, moments, influence, effect)

@@ -116,3 +116,17 @@ def test_repr_counts_rows_by_status(effects):
     assert "extrapolated 1, ok 5" in repr(effects)
     assert "difference to 'control'" in repr(effects)
     assert "<table" in effects._repr_html_()
+
+
+def test_overlap_counts_what_estimates_rest_on(effects):
+    report = effects.overlap()
+    assert len(report) == 6
+    for t, treatment in enumerate(effects.treatments):
+        for x in range(3):
+            row = report.iloc[3 * t + x]
+            assert row["treatment"] == treatment
+            assert row["propensity"] == effects.n_treated[t, x] / effects.n_stratum[t, x]
+            a, b = int(effects.n_treated[t, x]), int(effects.n_reference[t, x])
+            assert row["n_effective"] == pytest.approx(2 * a * b / (a + b))
+            assert row["status"] == effects.status[t, x]
+    assert report.loc[4, ["n_treated", "n_effective", "propensity"]].tolist() == [0, 0, 0]

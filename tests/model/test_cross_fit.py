@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from scgraphvci.model._cross_fit import assign_folds, cross_fit
+from scgraphvci.model._cross_fit import assign_folds, fit_folds
 
 KEYS = ["cell_type", "donor"]
 
@@ -57,7 +57,7 @@ def model(fit, new_screen):
 
 def run(model, adata, fold, **kwargs):
     cells = np.flatnonzero(adata.obs["split"] != "ood")
-    return cross_fit(model, adata, cells, fold(cells), {"max_epochs": 2, "accelerator": "cpu"}, **{"seed": 0, **kwargs})
+    return fit_folds(model, adata, cells, fold(cells), {"max_epochs": 2, "accelerator": "cpu"}, **{"seed": 0, **kwargs})
 
 
 def alternate(cells):
@@ -121,13 +121,13 @@ class TestCrossFit:
     def test_without_a_split_column_a_fifth_validates(self, fit, new_screen):
         model = fit(new_screen(n_cells=240, seed=3), split_key=None)
         cells = np.arange(240)
-        predictions, _ = cross_fit(model, model.adata, cells, alternate(cells), {"max_epochs": 1}, 0)
+        predictions, _ = fit_folds(model, model.adata, cells, alternate(cells), {"max_epochs": 1}, 0)
         split = predictions[0].adata.obs["_scgraphvci_fold"]
         assert (split == "ood").to_numpy().nonzero()[0].tolist() == cells[::2].tolist()
         assert 0.1 < (split == "test").sum() / (split != "ood").sum() < 0.3
 
     def test_training_is_as_the_models_own(self, model):
-        predictions, _ = cross_fit(
+        predictions, _ = fit_folds(
             model, model.adata, np.arange(model.adata.n_obs), np.arange(model.adata.n_obs) % 2, None, 0
         )
         assert len(predictions[0].model.history["train_loss"]) == len(model.history["train_loss"])

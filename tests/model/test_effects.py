@@ -8,6 +8,7 @@ import pytest
 
 import scgraphvci as sgv
 from scgraphvci.estimate import EffectSums, Groups, marginal_effects
+from scgraphvci.model._cross_fit import assign_folds, fit_folds
 from scgraphvci.tl._rank_effects import rank_effects
 
 KEYS = ["cell_type", "donor"]
@@ -160,12 +161,12 @@ def test_errors_equal_those_of_one_pass_over_all_cells(model, estimator, cluster
         treatment, groupby="cell_type", pooled=True, estimator=estimator, cluster_key=cluster_key
     )
     assert (effects.status == expected.status).all()
-    assert "ok" in effects.status
+    assert np.isfinite(effects.std_error).any()
     for name in ("std_error", "ci_low", "ci_high", "p_value", "df"):
         np.testing.assert_allclose(getattr(effects, name), getattr(expected, name), rtol=1e-3, atol=1e-4)
     np.testing.assert_array_equal(effects.n_clusters, expected.n_clusters)
     if cluster_key:
-        assert (effects.n_clusters[effects.status == "ok"] == 3).all()
+        assert (effects.n_clusters[np.isfinite(effects.std_error).any(axis=2)] == 3).all()
 
 
 def test_equation_4_is_an_identity_in_float64(model):
@@ -203,13 +204,15 @@ def test_status_says_why_there_is_no_interval(model):
         member = stratum_mask(cells["obs"], stratum)
         treated, control = (n_arm(cells, name, member) for name in (treatment, "control"))
         status = effects.status[i, j]
-        seen.add(status)
-        expected = "extrapolated" if treated == 0 else "too_few_cells" if min(treated, control) < 15 else "ok"
+        found = effects.leaks.p_value[i, j] <= 0.05
+        enough = "leak_detected" if found else "ok"
+        expected = "extrapolated" if treated == 0 else "too_few_cells" if min(treated, control) < 15 else enough
         assert status == expected
-        assert np.isfinite(effects.std_error[i, j]).all() == (status == "ok")
+        assert np.isfinite(effects.std_error[i, j]).all() == (status == enough)
+        seen.add("has error" if status == enough else status)
         if status == "extrapolated":
             np.testing.assert_allclose(effects.estimate[i, j], effects.plugin[i, j])
-    assert seen == {"ok", "extrapolated", "too_few_cells"}
+    assert seen == {"has error", "extrapolated", "too_few_cells"}
 
 
 def test_stratum_without_control_warns_and_has_no_reference(new_screen, fit):
@@ -226,7 +229,7 @@ def test_stratum_without_control_warns_and_has_no_reference(new_screen, fit):
     assert not (effects.status[:, ~without] == "no_reference").any()
     assert np.isnan(effects.std_error[:, without]).all()
     coarse = model.marginal_effect(groupby="cell_type")
-    averaged = (coarse.status == "ok") & (coarse.strata["cell_type"] == "type0").to_numpy()
+    averaged = np.isfinite(coarse.std_error).any(axis=2) & (coarse.strata["cell_type"] == "type0").to_numpy()
     assert averaged.any()
     assert (coarse.share[averaged] < 1).all()
 
@@ -267,6 +270,61 @@ def test_frame_has_the_columns_of_the_design(effects):
     ]
     assert len(frame) == 4 * 6 * 40
     assert frame["gene"].iloc[:40].tolist() == list(effects.genes)
+
+
+def test_leak_equals_the_difference_of_predictions(model, effects):
+    cells = table_of(model)
+    frame = effects.leakage().to_frame()
+    shape = (len(effects.treatments), len(effects.strata), -1)
+    leak, bias = (frame[name].to_numpy().reshape(shape) for name in ("leak", "bias"))
+    for i, j, treatment, stratum in rows_of(effects):
+        member = cells["used"] & stratum_mask(cells["obs"], stratum)
+        arm = member & (cells["obs"]["perturbation"] == treatment).to_numpy()
+        if arm.sum() < 2:
+            continue
+        predicted = cells["predicted"][treatment]
+        expected = predicted[arm].mean(axis=0) - predicted[member & ~arm].mean(axis=0)
+        np.testing.assert_allclose(leak[i, j], expected, atol=1e-5)
+        np.testing.assert_allclose(bias[i, j], effects.robust[i, j] - effects.observed[i, j], atol=1e-12)
+    assert len(effects.leakage().summary()) == len(effects.treatments) * len(effects.strata)
+
+
+def test_joint_bands_and_romano_wolf_come_from_the_model(model):
+    effects = model.marginal_effect(groupby=[], p_adjust="romano_wolf")
+    frame = effects.to_frame(joint=True)
+    frame = frame[np.isfinite(frame["std_error"]) & (frame["std_error"] > 0)]
+    assert (frame["band_method"] == "multiplier_bootstrap").all()
+    assert (frame["band_high"] - frame["band_low"] >= frame["ci_high"] - frame["ci_low"]).all()
+    assert (frame["p_value_adj"] >= frame["p_value"]).all()
+    with pytest.raises(ValueError, match="keep_influence"):
+        model.marginal_effect(groupby=[], keep_influence=False).joint_bands()
+
+
+def test_an_allowed_leak_widens_the_interval(model):
+    plain, wide = (model.marginal_effect(groupby=[], max_leak=leak) for leak in (0.0, 0.1))
+    np.testing.assert_allclose(plain.ci_low - wide.ci_low, 0.1 * np.abs(plain.plugin), atol=1e-6)
+
+
+def test_a_contrast_knows_its_cells(model):
+    first, second = (model.marginal_effect(name, groupby=[]) for name in model.treatments.perturbations[:2])
+    result = first.contrast(second)
+    np.testing.assert_allclose(result.estimate, first.estimate - second.estimate)
+    assert np.isfinite(result.std_error).all()
+    subset = model.adata[40:].copy()
+    other = model.marginal_effect(model.treatments.perturbations[1], groupby=[], adata=subset)
+    with pytest.raises(ValueError, match="same cells"):
+        first.contrast(other)
+
+
+def test_fold_changes_are_of_counts(model, fitted_counts):
+    effects = fitted_counts.marginal_effect(groupby=[], estimator="observed", estimand="ratio", pseudocount=1.0)
+    plain = fitted_counts.marginal_effect(groupby=[], estimator="observed")
+    arm = fitted_counts.marginal_effect(groupby=[], estimator="observed", reference=None)
+    full = plain.share == arm.share
+    ratio = (arm.estimate + 1) / (arm.estimate - plain.estimate + 1)
+    np.testing.assert_allclose(effects.estimate[full], ratio[full], rtol=1e-6)
+    with pytest.raises(ValueError, match="natural log fold change already"):
+        model.marginal_effect(estimand="log_fold_change")
 
 
 def test_order_and_choice_of_treatments(model, effects):
@@ -362,6 +420,7 @@ def test_rank_effects_takes_the_result(model):
         ({"alpha": 0}, ValueError, "alpha"),
         ({"min_cells": 1}, ValueError, "min_cells"),
         ({"p_adjust": "none"}, ValueError, "p_adjust"),
+        ({"max_leak": 2}, ValueError, "max_leak"),
         ({"dose": 1}, ValueError, "dose_key"),
     ],
 )
@@ -375,3 +434,56 @@ def test_untrained_model_says_so(new_screen):
     sgv.GraphVCI.setup_anndata(adata)
     with pytest.raises(RuntimeError, match="train"):
         sgv.GraphVCI(adata, n_hidden=8).marginal_effect()
+
+
+class TestCrossFit:
+    """Every cell is predicted by the model of its fold."""
+
+    KWARGS = {"max_epochs": 2, "accelerator": "cpu"}
+
+    def test_equals_a_naive_computation(self, model):
+        """Eq. 4 with the predictions of each fold's own model in the place of the model's."""
+        found = model.marginal_effect(cross_fit=3, train_kwargs=self.KWARGS, seed=4)
+        cells = model._effect_cells(model.adata, None, None)
+        fold = assign_folds(3, cells.groups.stratum[cells.group], cells.condition, None, 4)
+        predictors, _ = fit_folds(model, model.adata, cells.cell, fold, self.KWARGS, 4)
+        naive = table_of(model)
+        for name in naive["predicted"]:
+            naive["predicted"][name][:] = np.nan
+            for one in predictors:
+                mine = cells.cell[one.position]
+                naive["predicted"][name][mine] = one.model.predict(name, indices=mine).X
+            naive["predicted"][name][~naive["used"]] = 0.0
+        frame = found.strata
+        for i, treatment in enumerate(found.treatments):
+            for j, stratum in enumerate(frame.to_dict("records")):
+                if found.status[i, j] in ("ok", "leak_detected"):
+                    robust, observed, plugin = naive_effect(
+                        naive, treatment, "control", stratum_mask(model.adata.obs, stratum)
+                    )
+                    np.testing.assert_allclose(found.robust[i, j], robust, rtol=1e-4, atol=1e-5)
+                    np.testing.assert_allclose(found.observed[i, j], observed, rtol=1e-4, atol=1e-5)
+                    np.testing.assert_allclose(found.plugin[i, j], plugin, rtol=1e-4, atol=1e-5)
+        assert found.params["cross_fit"] == 3
+        assert found.params["left_out_of_folds"] == []
+
+    def test_clusters_are_predicted_by_models_that_never_saw_them(self, model):
+        found = model.marginal_effect(
+            model.treatments.perturbations[0], groupby="cell_type", cluster_key="donor", cross_fit=3,
+            train_kwargs=self.KWARGS,
+        )  # fmt: skip
+        assert found.params["left_out_of_folds"] == ["donor"]
+        same = model.marginal_effect(model.treatments.perturbations[0], groupby="cell_type", cluster_key="donor")
+        np.testing.assert_allclose(found.observed, same.observed, rtol=1e-6)
+        assert np.isfinite(found.std_error).any()
+
+    def test_counts_stay_on_the_models_scale(self, fit, new_screen):
+        model = fit(new_screen(n_cells=300, seed=2), layer="counts", likelihood="nb")
+        effects, again = (model.marginal_effect(cross_fit=k, train_kwargs=self.KWARGS) for k in (0, 2))
+        known = np.isfinite(effects.observed)
+        np.testing.assert_allclose(again.observed[known], effects.observed[known], rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("folds", [-1, 1, 10**6])
+    def test_impossible_numbers_of_folds(self, model, folds):
+        with pytest.raises(ValueError, match=rf"cross_fit={folds} must be 0, or between 2 and"):
+            model.marginal_effect(cross_fit=folds)

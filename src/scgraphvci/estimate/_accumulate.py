@@ -20,30 +20,44 @@ N_ROLES = 3
 OUTCOME, PREDICTED, PREDICTED_REFERENCE = 0, 1, 2
 """Variables of a cell: its outcome, its prediction under the treatment, its prediction under the reference."""
 
+N_BLOCKS = 50
+"""Equal random parts into which independent cells are put, to learn how the errors of genes go together."""
+
 
 @dataclass(frozen=True)
 class Groups:
     """The stratum, and the cluster if there are clusters, of every group of cells.
 
-    A group is one pair of stratum and cluster that occurs in the data; without clusters it is a stratum.
+    A group is one pair of stratum and cluster that occurs in the data. Without clusters, cells are independent and
+    random blocks of equal size take the place of clusters: variances are those of cells, blocks only tell how the
+    errors of different genes go together.
 
     Parameters
     ----------
     stratum
         Stratum of each group, shape ``(n_groups,)``, codes ``0 .. n_strata - 1``.
     cluster
-        Cluster (donor, say) of each group, shape ``(n_groups,)``; `None` without clusters.
+        Cluster (donor, say) or block of each group, shape ``(n_groups,)``; `None` with neither.
     n_strata
         Number of strata, those without cells included.
+    independent
+        Whether cells are independent, `cluster` then being random blocks.
     """
 
     stratum: IntArray
     cluster: IntArray | None
     n_strata: int
+    independent: bool = False
 
     @classmethod
     def from_codes(
-        cls, stratum: ArrayLike, cluster: ArrayLike | None = None, n_strata: int | None = None
+        cls,
+        stratum: ArrayLike,
+        cluster: ArrayLike | None = None,
+        n_strata: int | None = None,
+        *,
+        n_blocks: int = N_BLOCKS,
+        seed: int = 0,
     ) -> tuple[Groups, IntArray]:
         """Groups of a data set, and the group of each of its cells.
 
@@ -52,9 +66,13 @@ class Groups:
         stratum
             Stratum of each cell, shape ``(n_cells,)``, codes from 0.
         cluster
-            Cluster of each cell, shape ``(n_cells,)``, codes from 0; `None` without clusters.
+            Cluster of each cell, shape ``(n_cells,)``, codes from 0; `None` where cells are independent.
         n_strata
             Number of strata; by default the largest code plus one.
+        n_blocks
+            Random blocks of independent cells; 0 for none, which leaves no leak test and no joint bands.
+        seed
+            Seed of the random blocks.
 
         Returns
         -------
@@ -79,8 +97,11 @@ class Groups:
                 f"allowed is 0 to {n_strata - 1}. Drop cells without a stratum first."
             )
             raise ValueError(msg)
+        independent = cluster is None
         if cluster is None:
-            return cls(np.arange(n_strata), None, n_strata), stratum
+            if n_blocks == 0:
+                return cls(np.arange(n_strata), None, n_strata, independent), stratum
+            cluster = _random_blocks(len(stratum), n_blocks, seed)
         cluster = np.asarray(cluster, dtype=np.int64)
         if cluster.shape != stratum.shape:
             msg = f"`cluster` has shape {cluster.shape}, `stratum` {stratum.shape}. Give one code per cell in both."
@@ -90,12 +111,17 @@ class Groups:
             raise ValueError(msg)
         n_clusters = int(cluster.max(initial=0)) + 1
         pairs, group_of_cell = np.unique(stratum * n_clusters + cluster, return_inverse=True)
-        return cls(pairs // n_clusters, pairs % n_clusters, n_strata), group_of_cell
+        return cls(pairs // n_clusters, pairs % n_clusters, n_strata, independent), group_of_cell
 
     @property
     def n_groups(self) -> int:
         """Number of groups."""
         return len(self.stratum)
+
+    @property
+    def clustered(self) -> bool:
+        """Whether cells of a cluster depend on each other."""
+        return self.cluster is not None and not self.independent
 
 
 class EffectSums:
@@ -120,7 +146,7 @@ class EffectSums:
     Examples
     --------
     >>> import numpy as np
-    >>> groups, group = Groups.from_codes([0, 0, 0])
+    >>> groups, group = Groups.from_codes([0, 0, 0], n_blocks=0)
     >>> sums = EffectSums(groups, n_genes=1, with_reference=False)
     >>> outcome = np.array([[1.0], [3.0], [5.0]])
     >>> sums.update(outcome, outcome - 1, None, np.array([True, True, False]), None, group)
@@ -236,6 +262,11 @@ def membership(index: IntArray, n: int) -> sparse.csr_array:
     """Sparse integer matrix ``(n, len(index))`` whose product with an array sums its rows that share an index."""
     members = len(index)
     return sparse.csr_array((np.ones(members, dtype=np.int64), (index, np.arange(members))), shape=(n, members))
+
+
+def _random_blocks(n_cells: int, n_blocks: int, seed: int) -> IntArray:
+    """Block of each cell, equal in size up to one; blind to strata, so that results of the same cells share them."""
+    return np.random.default_rng(seed).permutation(n_cells) % n_blocks
 
 
 def _indicator(key: IntArray) -> tuple[IntArray, sparse.csr_array]:

@@ -77,24 +77,49 @@ class StratumAverage:
         spread = self.weight.power(4) @ (by_role**2 / freedom).sum(axis=1)
         return variance, np.divide(variance**2, spread, out=np.full_like(variance, np.nan), where=spread > 0)
 
-    def cluster_variance(
-        self, sums: EffectSums, moments: Moments, influence: Influence, effect: FloatArray
-    ) -> tuple[FloatArray, IntArray]:
-        """Variance of the average when clusters are independent: ``G / (G - 1)`` times the sum of squared totals.
-
-        A cluster's total is the sum of its influence values over all strata. It includes the difference of each
-        stratum's effect from the average: a cluster brings its own cells of each stratum, and where strata are nested
-        in clusters (donor among the covariates) that difference is all there is.
-
-        G counts the clusters that have cells in the arm, or those that have cells in the reference, whichever are
-        fewer.
+    def cluster_totals(
+        self, sums: EffectSums, moments: Moments, influence: Influence, effect: FloatArray | None = None
+    ) -> FloatArray:
+        """Sum of influence values of every cluster or block, over the cells averaged: its share in the error.
 
         Parameters
         ----------
         sums, moments, influence
             Of one treatment.
         effect
-            Effect in each stratum, ``(n_strata, n_genes)``.
+            Effect in each stratum, ``(n_strata, n_genes)``. If given, totals include the difference of each stratum's
+            effect from the average: a cluster brings its own cells of each stratum, and where strata are nested in
+            clusters (donor among the covariates) that difference is all there is.
+
+        Returns
+        -------
+        Shape ``(n_reported, n_clusters, n_genes)``, in units of the outcome.
+
+        Raises
+        ------
+        ValueError
+            If the sums were made without clusters and without blocks.
+        """
+        total = influence_totals(sums, moments, influence)
+        if effect is not None:
+            heterogeneity = np.where(self.used[:, None], effect - self.mean(effect)[self.reported], 0.0)
+            total += cells_by_stratum(sums, sums.count.sum(axis=1)) @ heterogeneity
+        summed = self._by_cluster(sums) @ total
+        by_cluster = summed.reshape(self.n_reported, -1, sums.n_genes)
+        return by_cluster / np.maximum(self.n_used, 1)[:, None, None]
+
+    def n_clusters(self, sums: EffectSums) -> IntArray:
+        """Clusters that have cells in the arm, or in the reference, whichever are fewer, ``(n_reported,)``."""
+        arms = [ARM, REFERENCE] if sums.with_reference else [ARM]
+        cells = (self._by_cluster(sums) @ sums.count[:, arms]).reshape(self.n_reported, -1, len(arms))
+        return (cells > 0).sum(axis=1).min(axis=1)
+
+    def cluster_variance(
+        self, sums: EffectSums, moments: Moments, influence: Influence, effect: FloatArray
+    ) -> tuple[FloatArray, IntArray]:
+        """Variance of the average when clusters are independent: ``G / (G - 1)`` times the sum of squared totals.
+
+        G is `n_clusters`; totals and parameters are those of `cluster_totals`.
 
         Returns
         -------
@@ -105,22 +130,22 @@ class StratumAverage:
         ValueError
             If the sums were made without clusters.
         """
-        if sums.groups.cluster is None:
-            msg = "These sums have no clusters. Make their `Groups` with `cluster`."
-            raise ValueError(msg)
-        used = self.used[sums.groups.stratum]
-        reported = self.reported[sums.groups.stratum]
-        n_clusters = int(sums.groups.cluster.max(initial=0)) + 1
-        pairs, pair = np.unique(reported * n_clusters + sums.groups.cluster, return_inverse=True)
-        to_pair = membership(pair, len(pairs))[:, used]
-        to_reported = membership(pairs // n_clusters, self.n_reported)
-        heterogeneity = np.where(self.used[:, None], effect - self.mean(effect)[self.reported], 0.0)
-        cells = cells_by_stratum(sums, sums.count.sum(axis=1))[used]
-        total = to_pair @ influence_totals(sums, moments, influence)[used] + (to_pair @ cells) @ heterogeneity
-        squares = to_reported @ total**2
+        n_clusters = self.n_clusters(sums)
+        totals = self.cluster_totals(sums, moments, influence, effect)
+        return small_sample_factor(n_clusters)[:, None] * (totals**2).sum(axis=1), n_clusters
 
-        arms = [ARM, REFERENCE] if moments.with_reference else [ARM]
-        clusters_by_arm = to_reported @ (to_pair @ sums.count[used][:, arms] > 0).astype(np.int64)
-        n_effective = clusters_by_arm.min(axis=1)
-        factor = n_effective / np.maximum(n_effective - 1, 1)
-        return factor[:, None] * squares / np.maximum(self.n_used, 1)[:, None] ** 2, n_effective
+    def _by_cluster(self, sums: EffectSums) -> sparse.csr_array:
+        """Matrix (reported strata x clusters, groups) that sums groups of strata used."""
+        if sums.groups.cluster is None:
+            msg = "These sums have no clusters. Make their `Groups` with `cluster`, or with random blocks."
+            raise ValueError(msg)
+        n_clusters = int(sums.groups.cluster.max(initial=0)) + 1
+        row = self.reported[sums.groups.stratum] * n_clusters + sums.groups.cluster
+        used = self.used[sums.groups.stratum].astype(np.float64)
+        shape = (self.n_reported * n_clusters, sums.groups.n_groups)
+        return sparse.csr_array((used, (row, np.arange(sums.groups.n_groups))), shape=shape)
+
+
+def small_sample_factor(n_clusters: IntArray) -> FloatArray:
+    """``G / (G - 1)`` for a variance from G clusters; 1 where there are fewer than two."""
+    return np.where(n_clusters > 1, n_clusters / np.maximum(n_clusters - 1, 1), 1.0)

@@ -39,6 +39,8 @@ from scgraphvci.estimate._accumulate import (
 )
 
 Estimator = Literal["robust", "observed", "plugin"]
+Part = Literal["contrast", "arm", "reference"]
+"""What is estimated: the difference of the arms (the arm's mean without a reference), or the mean of one of them."""
 
 
 @dataclass(frozen=True)
@@ -115,13 +117,15 @@ def stratum_moments(sums: EffectSums) -> Moments:
     return Moments(count, mean + sums.offset[:, None, :], product, sums.pairs)
 
 
-def point_estimates(moments: Moments) -> Estimates:
+def point_estimates(moments: Moments, part: Part = "contrast") -> Estimates:
     """Point estimates of every stratum: of the difference to the reference, or of the arm's mean without one.
 
-    Each is of shape ``(n_strata, n_genes)``, in units of the outcome.
+    Each is of shape ``(n_strata, n_genes)``, in units of the outcome. With `part`, of the mean of one arm.
     """
+    if part == "reference":
+        return _arm_estimates(moments, REFERENCE, PREDICTED_REFERENCE)
     arm = _arm_estimates(moments, ARM, PREDICTED)
-    if not moments.with_reference:
+    if part == "arm" or not moments.with_reference:
         return arm
     reference = _arm_estimates(moments, REFERENCE, PREDICTED_REFERENCE)
     return Estimates(arm.robust - reference.robust, arm.observed - reference.observed, arm.plugin - reference.plugin)
@@ -143,7 +147,7 @@ def _stratum_mean(moments: Moments, mean_by_role: FloatArray) -> FloatArray:
     return np.divide(total, n_cells, out=np.full_like(total, np.nan), where=n_cells > 0)
 
 
-def influence_function(moments: Moments, estimator: Estimator) -> Influence:
+def influence_function(moments: Moments, estimator: Estimator, part: Part = "contrast") -> Influence:
     """Influence function of the estimate that `point_estimates` gives.
 
     Parameters
@@ -152,6 +156,8 @@ def influence_function(moments: Moments, estimator: Estimator) -> Influence:
         Moments of one treatment.
     estimator
         `"robust"` or `"observed"`.
+    part
+        As in `point_estimates`.
 
     Raises
     ------
@@ -163,9 +169,9 @@ def influence_function(moments: Moments, estimator: Estimator) -> Influence:
         raise ValueError(msg)
     weight = np.zeros((*moments.mean.shape[:1], *moments.count.shape))
     intercept = np.zeros(moments.mean.shape[1:])
-    arms = [(ARM, PREDICTED, 1.0)]
-    if moments.with_reference:
-        arms.append((REFERENCE, PREDICTED_REFERENCE, -1.0))
+    arms = [] if part == "reference" else [(ARM, PREDICTED, 1.0)]
+    if part == "reference" or (part == "contrast" and moments.with_reference):
+        arms.append((REFERENCE, PREDICTED_REFERENCE, 1.0 if part == "reference" else -1.0))
     for role, variable, sign in arms:
         inverse_propensity = moments.n_cells / np.maximum(moments.count[:, role], 1)
         weight[OUTCOME, :, role] = sign * inverse_propensity

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -12,9 +12,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from scgraphvci.estimate._accumulate import ARM, REFERENCE, EffectSums, FloatArray, IntArray, membership
 from scgraphvci.estimate._average import StratumAverage
-from scgraphvci.estimate._influence import Estimates, Estimator, influence_function, point_estimates, stratum_moments
+from scgraphvci.estimate._bands import InfluenceTotals
+from scgraphvci.estimate._estimands import Estimand, compared, error_totals, error_variance
+from scgraphvci.estimate._influence import Estimator, Moments, stratum_moments
+from scgraphvci.estimate._leak import Leaks, measure_leak
 from scgraphvci.estimate._multiplicity import Adjustment
 from scgraphvci.estimate._result import MarginalEffects
+
+EffectAdjustment = Literal[Adjustment, "romano_wolf"]
 
 _MIN_CELLS_FOR_VARIANCE = 2
 
@@ -27,15 +32,20 @@ def marginal_effects(
     reported: ArrayLike | None = None,
     estimator: Estimator = "robust",
     reference: str | None = "control",
+    estimand: Estimand = "difference",
+    pseudocount: float = 0.0,
     min_cells: int = 10,
     alpha: float = 0.05,
-    p_adjust: Adjustment | None = "fdr_bh",
+    p_adjust: EffectAdjustment | None = "fdr_bh",
+    max_leak: float = 0.0,
+    keep_influence: bool = True,
     params: Mapping[str, Any] | None = None,
 ) -> MarginalEffects:
     """Marginal effects of treatments, from sums over cells.
 
     Errors are clustered if the sums were made with clusters. Intervals are t intervals: with Welch and Satterthwaite's
-    degrees of freedom at the level of cells, with G - 1 for G clusters.
+    degrees of freedom at the level of cells, with G - 1 for G clusters. Where the leak test rejects at level `alpha`,
+    `robust` has the status `leak_detected`.
 
     Parameters
     ----------
@@ -54,12 +64,25 @@ def marginal_effects(
         `"robust"` (Eq. 4), `"observed"` or `"plugin"` (which has no error).
     reference
         Name of the reference; `None` if the sums were made without one.
+    estimand
+        `"difference"` of means, their `"ratio"`, or `"log_fold_change"` to base 2, of means in units of the outcome and
+        standardised over strata before they are compared (delta method). A mean alone has no reference.
+    pseudocount
+        Added to both means of a ratio or fold change, in units of the outcome; NaN where a mean is then not above zero.
     min_cells
         Fewest cells, in the arm and in the reference, for an error to be given; at least 2.
     alpha
         One minus the level of the intervals.
     p_adjust
-        Adjustment over the genes of each treatment and stratum, see `adjust_p_values`.
+        Adjustment over the genes of each treatment and stratum, see `adjust_p_values`; or `"romano_wolf"`, which
+        controls the family-wise error and uses the correlation of genes.
+    max_leak
+        Share of the treatment's predicted effect that may leak into predictions: the interval of `robust` then holds
+        the truth for every leak up to it. Its width grows by twice `max_leak` times the predicted effect, and p-values
+        test whether the effect exceeds that bound. Needs a reference.
+    keep_influence
+        Keep the influence totals of every cluster (or of 50 random blocks of cells) in the result, float32, for joint
+        bands, Romano-Wolf p-values and contrasts: ``(n_treatments, n_strata, n_clusters, n_genes)``.
     params
         Further entries for the parameters of the result (`perturbation_key`, `cluster_key`, `scale`, ...).
 
@@ -92,21 +115,44 @@ def marginal_effects(
         status: ok 1
     """
     _check_options(estimator, min_cells, alpha, p_adjust)
+    _check_estimand(estimand, pseudocount, reference)
+    _check_max_leak(max_leak, estimator, reference, estimand)
     names: list[str] = []
     rows: list[_Rows] = []
+    leaks: list[Leaks] = []
+    influence: list[InfluenceTotals] = []
     for name, treatment_sums in sums:
         codes = _reported_codes(treatment_sums, reported, strata, genes, with_reference=reference is not None)
         names.append(name)
-        rows.append(_estimate(treatment_sums, codes, len(strata), estimator, min_cells))
+        moments = stratum_moments(treatment_sums)
+        average = StratumAverage.of(moments, codes, len(strata))
+        row = _estimate(treatment_sums, moments, average, estimator, estimand, pseudocount, min_cells)
+        rows.append(row)
+        if treatment_sums.groups.cluster is not None:
+            leaks.append(measure_leak(treatment_sums, moments, average))
+            if estimator == "robust":
+                row.status[(row.status == "ok") & (leaks[-1].p_value <= alpha)] = "leak_detected"
+            if keep_influence and estimator != "plugin":
+                totals = error_totals(treatment_sums, moments, average, estimator, estimand, pseudocount)
+                influence.append(InfluenceTotals.of(treatment_sums, average, totals))
     if not rows:
         msg = "No treatment to estimate an effect of. Give at least one pair of name and sums."
         raise ValueError(msg)
-    made_with = {"estimator": estimator, "reference": reference, "alpha": alpha, "p_adjust": p_adjust}
+    made_with = {
+        "estimator": estimator,
+        "reference": reference,
+        "estimand": estimand,
+        "alpha": alpha,
+        "p_adjust": p_adjust,
+        "max_leak": max_leak,
+    }
     return MarginalEffects(
         treatments=pd.Index(names, dtype=object),
         strata=strata.reset_index(drop=True),
         genes=pd.Index(genes),
-        params={**made_with, "min_cells": min_cells, **(params or {})},
+        params={**made_with, "min_cells": min_cells, "pseudocount": pseudocount, **(params or {})},
+        leaks=Leaks.stack(leaks) if leaks else None,
+        influence=InfluenceTotals.stack(influence) if influence else None,
         **{name: np.stack([getattr(row, name) for row in rows]) for name in _Rows.__dataclass_fields__},
     )
 
@@ -170,35 +216,28 @@ class _Rows:
     status: NDArray[np.object_]
 
 
-def _estimate(sums: EffectSums, reported: IntArray, n_reported: int, estimator: Estimator, min_cells: int) -> _Rows:
-    moments = stratum_moments(sums)
-    average = StratumAverage.of(moments, reported, n_reported)
-    by_stratum = point_estimates(moments)
-    uncovered = ~average.covered[:, None]
-    averaged = Estimates(
-        robust=np.where(uncovered, np.nan, average.mean(by_stratum.robust)),
-        observed=np.where(uncovered, np.nan, average.mean(by_stratum.observed)),
-        plugin=average.mean(by_stratum.plugin),
-    )
-    to_reported = membership(reported, n_reported)
+def _estimate(
+    sums: EffectSums,
+    moments: Moments,
+    average: StratumAverage,
+    estimator: Estimator,
+    estimand: Estimand,
+    pseudocount: float,
+    min_cells: int,
+) -> _Rows:
+    n_reported = average.n_reported
+    averaged = compared(estimand, moments, average, pseudocount)
+    to_reported = membership(average.reported, n_reported)
     n_used = to_reported @ (moments.count * average.used[:, None])
     n_all = to_reported @ moments.count
 
     n_clusters = np.zeros(n_reported, dtype=np.int64)
-    if estimator == "plugin":
-        variance = np.full_like(averaged.plugin, np.nan)
-        df = np.full((n_reported, 1), np.nan)
-    else:
-        influence = influence_function(moments, estimator)
-        if sums.groups.cluster is None:
-            variance, df = average.cell_variance(moments, influence)
-        else:
-            effect = getattr(by_stratum, estimator)
-            variance, n_clusters = average.cluster_variance(sums, moments, influence, effect)
-            df = (n_clusters - 1.0)[:, None]
+    variance, df = np.full_like(averaged.plugin, np.nan), np.full((n_reported, 1), np.nan)
+    if estimator != "plugin":
+        variance, df, n_clusters = error_variance(sums, moments, average, estimator, estimand, pseudocount)
 
     status = np.full(n_reported, "ok", dtype=object)
-    if sums.groups.cluster is not None and estimator != "plugin":
+    if sums.groups.clustered and estimator != "plugin":
         status[n_clusters < 2] = "too_few_clusters"
     arms = [ARM, REFERENCE] if sums.with_reference else [ARM]
     status[(n_used[:, arms] < min_cells).any(axis=1)] = "too_few_cells"
@@ -265,6 +304,32 @@ def _check_options(estimator: str, min_cells: int, alpha: float, p_adjust: str |
     if not 0 < alpha < 1:
         msg = f"`alpha` is {alpha}, must be between 0 and 1 (0.05 gives 95 % intervals)."
         raise ValueError(msg)
-    if p_adjust is not None and p_adjust not in get_args(Adjustment):
-        msg = f"Unknown `p_adjust` {p_adjust!r}. Choose one of {get_args(Adjustment)} or None."
+    if p_adjust is not None and p_adjust not in get_args(EffectAdjustment):
+        msg = f"Unknown `p_adjust` {p_adjust!r}. Choose one of {get_args(EffectAdjustment)} or None."
+        raise ValueError(msg)
+
+
+def _check_estimand(estimand: str, pseudocount: float, reference: str | None) -> None:
+    if estimand not in get_args(Estimand):
+        msg = (
+            f"Unknown estimand {estimand!r}. Choose one of {get_args(Estimand)}; `reference=None` gives means of arms."
+        )
+        raise ValueError(msg)
+    if pseudocount < 0:
+        msg = f"`pseudocount` is {pseudocount}, must be 0 or larger: it is added to both means of a fold change."
+        raise ValueError(msg)
+    if estimand != "difference" and reference is None:
+        msg = f"A {estimand!r} needs a `reference` to compare with. Name one, or leave `estimand` at 'difference'."
+        raise ValueError(msg)
+
+
+def _check_max_leak(max_leak: float, estimator: str, reference: str | None, estimand: str) -> None:
+    if not 0 <= max_leak < 1:
+        msg = f"`max_leak` is {max_leak}, must be a share of the effect: at least 0 and below 1 (0.05 allows for 5 %)."
+        raise ValueError(msg)
+    if max_leak > 0 and (estimator != "robust" or reference is None or estimand != "difference"):
+        msg = (
+            f"`max_leak` bounds the bias of a 'robust' difference to a reference, but `estimator` is {estimator!r}, "
+            f"`estimand` {estimand!r} and `reference` {reference!r}. Leave it at 0, or change those."
+        )
         raise ValueError(msg)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,14 +12,18 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import special
 
-from scgraphvci.estimate._accumulate import BoolArray, FloatArray, IntArray
+from scgraphvci.estimate._accumulate import FloatArray, IntArray
+from scgraphvci.estimate._bands import InfluenceTotals, joint_levels, romano_wolf_p_values
+from scgraphvci.estimate._combine import contrast
+from scgraphvci.estimate._estimands import NULL
+from scgraphvci.estimate._leak import Leaks
+from scgraphvci.estimate._leakage import Leakage
 from scgraphvci.estimate._multiplicity import adjust_p_values
+from scgraphvci.estimate._sensitivity import sensitivity_frame
+from scgraphvci.estimate._tables import long_frame, positions, stratum_mask, to_adata
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-STATUS = ("ok", "extrapolated", "no_reference", "too_few_cells", "too_few_clusters", "leak_detected")
-"""What a row of a result can say of itself."""
 
 _GENE_COLUMNS = ("estimate", "std_error", "ci_low", "ci_high", "p_value", "p_value_adj", "robust", "observed", "plugin")
 _ROW_COLUMNS = ("n_treated", "n_stratum", "n_clusters", "status")
@@ -31,6 +35,7 @@ class MarginalEffects:
 
     Arrays are float64 of shape ``(n_treatments, n_strata, n_genes)`` unless said. An effect is the difference of means
     between treatment and reference, in units of the outcome; without a reference it is the mean under the treatment.
+    With ``params["estimand"]`` it is the ratio or the log2 fold change of the two means instead.
     `robust`, `observed` and `plugin` are always given; error, interval and p-value belong to `estimate`.
 
     Parameters
@@ -60,9 +65,14 @@ class MarginalEffects:
         Share of the stratum's cells that the estimate averages over, ``(n_treatments, n_strata)``: below one where
         strata without both arms were left out of an average.
     status
-        One of `STATUS`, ``(n_treatments, n_strata)``.
+        `ok`, `extrapolated`, `no_reference`, `too_few_cells`, `too_few_clusters` or `leak_detected`,
+        ``(n_treatments, n_strata)``.
     params
-        How the result was made: `estimator`, `reference`, `alpha`, `p_adjust` and what the caller adds.
+        How the result was made: `estimator`, `reference`, `alpha`, `p_adjust`, `max_leak` and what the caller adds.
+    influence
+        Influence totals of clusters, for joint bands and Romano-Wolf p-values; `None` if they were not kept.
+    leaks
+        What `leakage` reports; `None` if the sums had neither clusters nor blocks.
 
     Raises
     ------
@@ -86,6 +96,8 @@ class MarginalEffects:
     share: FloatArray
     status: NDArray[np.object_]
     params: Mapping[str, Any]
+    influence: InfluenceTotals | None = None
+    leaks: Leaks | None = None
 
     def __post_init__(self) -> None:
         reserved = {"treatment", "gene", *_GENE_COLUMNS, *_ROW_COLUMNS}
@@ -101,24 +113,34 @@ class MarginalEffects:
 
     @cached_property
     def p_value(self) -> FloatArray:
-        """Two-sided p-value of the t-test that the effect is zero.
+        """Two-sided p-value of the t-test of no effect, or of one no larger than the bias that is allowed for.
 
         NaN without a reference (a mean has no null value) and where the standard error is zero or NaN.
         """
         if self.params["reference"] is None:
             return np.full_like(self.estimate, np.nan)
         testable = self.std_error > 0
-        t = np.divide(self.estimate, self.std_error, out=np.full_like(self.estimate, np.nan), where=testable)
-        return 2.0 * special.stdtr(self.df, -np.abs(t))
+        null = NULL[self.params.get("estimand", "difference")]
+        beyond = np.maximum(np.abs(self.estimate - null) - self._allowed_bias, 0.0)
+        t = np.divide(beyond, self.std_error, out=np.full_like(self.estimate, np.nan), where=testable)
+        return 2.0 * special.stdtr(self.df, -t)
 
     @cached_property
     def p_value_adj(self) -> FloatArray:
         """P-value adjusted over the genes of each treatment and stratum by ``params["p_adjust"]``."""
+        if self.params["p_adjust"] == "romano_wolf":
+            return romano_wolf_p_values(self._kept_influence(), self.p_value)
         return adjust_p_values(self.p_value, self.params["p_adjust"])
+
+    @property
+    def _allowed_bias(self) -> FloatArray | float:
+        max_leak = self.params.get("max_leak", 0.0)
+        return max_leak * np.abs(self.plugin) if max_leak else 0.0
 
     @cached_property
     def _half_width(self) -> FloatArray:
-        return special.stdtrit(self.df, 1.0 - self.params["alpha"] / 2.0) * self.std_error
+        quantile = special.stdtrit(self.df, 1.0 - self.params["alpha"] / 2.0)
+        return quantile * self.std_error + self._allowed_bias
 
     @property
     def ci_low(self) -> FloatArray:
@@ -129,6 +151,113 @@ class MarginalEffects:
     def ci_high(self) -> FloatArray:
         """Upper end of the pointwise interval of level ``1 - params["alpha"]``."""
         return self.estimate + self._half_width
+
+    def joint_bands(self, n_draws: int = 1000, seed: int = 0) -> tuple[FloatArray, FloatArray, NDArray[np.object_]]:
+        """Bands that hold all genes of a treatment and stratum together with probability ``1 - params["alpha"]``.
+
+        From 12 clusters on, the critical value is a quantile of the largest t statistic over genes, drawn by a
+        multiplier bootstrap: influence totals of whole clusters change their signs at random, and every draw is
+        divided by its own standard error. Genes keep their correlation. Without clusters, 50 random blocks of cells
+        take their place, and the critical value is applied at each gene's own degrees of freedom. Below 12 clusters
+        the bands are Bonferroni's.
+
+        Parameters
+        ----------
+        n_draws
+            Draws of the bootstrap.
+        seed
+            Seed of the draws.
+
+        Returns
+        -------
+        Lower and upper ends, ``(n_treatments, n_strata, n_genes)``, and the method of every treatment and stratum,
+        "multiplier_bootstrap" or "bonferroni", `None` where there is no error.
+
+        Raises
+        ------
+        ValueError
+            If influence totals were not kept.
+        """
+        level, method = joint_levels(self._kept_influence(), self.std_error > 0, self.params["alpha"], n_draws, seed)
+        half_width = special.stdtrit(self.df, 1.0 - level[:, :, None] / 2.0) * self.std_error + self._allowed_bias
+        return self.estimate - half_width, self.estimate + half_width, method
+
+    def leakage(self) -> Leakage:
+        """Report how far predictions tell the arms of a stratum apart, which `robust` assumes they do not.
+
+        Raises
+        ------
+        ValueError
+            If the leak was not measured.
+        """
+        if self.leaks is None:
+            msg = (
+                "The leak was not measured: the sums had neither clusters nor blocks. Make their `Groups` with blocks."
+            )
+            raise ValueError(msg)
+        return Leakage(self)
+
+    def sensitivity(
+        self,
+        leaks: float | Iterable[float] = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2),
+        treatments: str | Sequence[str] | None = None,
+        strata: Mapping[str, Any] | None = None,
+        genes: str | Sequence[str] | None = None,
+    ) -> pd.DataFrame:
+        r"""Show what estimate and interval of `robust` become as larger and larger leaks are allowed for.
+
+        If a share l of the treatment's predicted effect leaks into the predictions of cells that received it, the
+        contrast is off by :math:`-l` times that effect (see the guide on estimands). For every leak up to l, of either
+        sign, the truth then lies within the interval widened by l times the predicted effect on both sides.
+
+        Parameters
+        ----------
+        leaks
+            Shares of the predicted effect, at least 0.
+        treatments, strata, genes
+            As in `to_frame`.
+
+        Returns
+        -------
+        One row per treatment, stratum, gene and leak: `leak`, `estimate`, `estimate_low`, `estimate_high` (the
+        estimates possible), `ci_low`, `ci_high` (the interval valid for every leak up to this one), `p_value`, and
+        `leak_to_insignificance`: the leak from which on the effect is no longer significant at level
+        ``params["alpha"]``; 0 where it is not without leak, infinite where no effect is predicted.
+
+        Raises
+        ------
+        ValueError
+            If the result is not of `robust` with a reference, or a leak is negative.
+        """
+        return sensitivity_frame(self.select(treatments, strata), leaks, positions(self.genes, genes, "gene"))
+
+    def overlap(self) -> pd.DataFrame:
+        """Count what every estimate rests on, one row per treatment and stratum.
+
+        Returns
+        -------
+        Columns `treatment`, one per stratum key, `n_treated`, `n_reference`, `n_stratum`, `n_clusters`, `propensity`
+        (treated over all cells of the stratum), `share` (see the class), `n_effective` (harmonic: the number of cells
+        per arm of a balanced comparison of the same precision at equal variances), `status`.
+        """
+        treated, reference = self.n_treated.astype(float), self.n_reference.astype(float)
+        n_effective = treated
+        if self.params["reference"] is not None:
+            n_effective = 2 * treated * reference / np.maximum(treated + reference, 1)
+        by_row = {name: getattr(self, name) for name in ("n_treated", "n_reference", "n_stratum", "n_clusters")}
+        by_row["propensity"] = np.divide(
+            treated, self.n_stratum, out=np.full_like(treated, np.nan), where=self.n_stratum > 0
+        )
+        return long_frame(self, by_row | {"share": self.share, "n_effective": n_effective, "status": self.status})
+
+    def _kept_influence(self) -> InfluenceTotals:
+        if self.influence is None:
+            msg = (
+                "This result holds no influence totals. Estimate 'robust' or 'observed' with `keep_influence=True` "
+                "(and, on arrays, with clusters or blocks)."
+            )
+            raise ValueError(msg)
+        return self.influence
 
     def select(
         self, treatments: str | Sequence[str] | None = None, strata: Mapping[str, Any] | None = None
@@ -147,21 +276,55 @@ class MarginalEffects:
         KeyError
             If a treatment, stratum key or level is not in the result.
         """
-        rows = _positions(self.treatments, treatments, "treatment")
-        keep = np.flatnonzero(self._stratum_mask(strata))
-        changes: dict[str, Any] = {
-            field.name: getattr(self, field.name)[np.ix_(rows, keep)]
-            for field in fields(self)
-            if isinstance(getattr(self, field.name), np.ndarray)
-        }
-        strata_kept = self.strata.iloc[keep].reset_index(drop=True)
-        return replace(self, treatments=self.treatments[rows], strata=strata_kept, **changes)
+        return self._take(
+            positions(self.treatments, treatments, "treatment"), np.flatnonzero(stratum_mask(self.strata, strata))
+        )
+
+    def contrast(self, other: MarginalEffects, *, independent: bool = False) -> MarginalEffects:
+        """Difference of two results: of two treatments, two strata or two doses, say.
+
+        Influence totals of the same clusters (of the same random blocks of independent cells) are subtracted, so that
+        cells in both results, such as those of a common reference, count once. Errors have G - 1 degrees of freedom,
+        G the fewer clusters or blocks of both.
+
+        Parameters
+        ----------
+        other
+            What to subtract. A result of one treatment or one stratum is subtracted from all.
+        independent
+            Whether the results share no cell and no cluster: variances then add, and totals are not needed.
+
+        Returns
+        -------
+        Treatments and levels that differ are named "a - b". Counts are the smaller ones; `status` is that of this
+        result, or of the other where this one is `ok`.
+
+        Raises
+        ------
+        ValueError
+            If genes, stratum keys, estimator or scale differ, shapes do not match, a result allows for a leak, or the
+            covariance is not known.
+        """
+        return contrast(self, other, independent=independent)
+
+    def _take(self, treatments: IntArray, strata: IntArray) -> MarginalEffects:
+        changes: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray):
+                changes[field.name] = value[np.ix_(treatments, strata)]
+            elif isinstance(value, InfluenceTotals | Leaks):
+                changes[field.name] = value.take(treatments, strata)
+        kept = self.strata.iloc[strata].reset_index(drop=True)
+        return replace(self, treatments=self.treatments[treatments], strata=kept, **changes)
 
     def to_frame(
         self,
         treatments: str | Sequence[str] | None = None,
         strata: Mapping[str, Any] | None = None,
         genes: str | Sequence[str] | None = None,
+        *,
+        joint: bool = False,
     ) -> pd.DataFrame:
         """Long frame with one row per treatment, stratum and gene.
 
@@ -173,11 +336,14 @@ class MarginalEffects:
             As in `select`.
         genes
             Genes to keep, in this order; all by default.
+        joint
+            Add the bands of `joint_bands`, over all genes of the result.
 
         Returns
         -------
         Columns `treatment`, one per stratum key, `gene`, `estimate`, `std_error`, `ci_low`, `ci_high`, `p_value`,
-        `p_value_adj`, `robust`, `observed`, `plugin`, `n_treated`, `n_stratum`, `n_clusters`, `status`.
+        `p_value_adj`, `robust`, `observed`, `plugin`, `n_treated`, `n_stratum`, `n_clusters`, `status`; with `joint`
+        also `band_low`, `band_high`, `band_method`.
 
         Raises
         ------
@@ -185,18 +351,11 @@ class MarginalEffects:
             If a treatment, stratum key, level or gene is not in the result.
         """
         chosen = self.select(treatments, strata)
-        columns = _positions(self.genes, genes, "gene")
-        n_treatments, n_strata, n_genes = len(chosen.treatments), len(chosen.strata), len(columns)
-        stratum = np.tile(np.repeat(np.arange(n_strata), n_genes), n_treatments)
-        frame = pd.DataFrame({"treatment": np.repeat(chosen.treatments.to_numpy(), n_strata * n_genes)})
-        for key in chosen.strata.columns:
-            frame[key] = chosen.strata[key].array.take(stratum)
-        frame["gene"] = np.tile(self.genes[columns].to_numpy(), n_treatments * n_strata)
-        for name in _GENE_COLUMNS:
-            frame[name] = getattr(chosen, name)[:, :, columns].reshape(-1)
-        for name in _ROW_COLUMNS:
-            frame[name] = np.repeat(getattr(chosen, name).reshape(-1), n_genes)
-        return frame
+        by_gene = {name: getattr(chosen, name) for name in _GENE_COLUMNS}
+        by_row = {name: getattr(chosen, name) for name in _ROW_COLUMNS}
+        if joint:
+            by_gene["band_low"], by_gene["band_high"], by_row["band_method"] = chosen.joint_bands()
+        return long_frame(chosen, by_row, by_gene, positions(self.genes, genes, "gene"))
 
     def to_adata(self) -> AnnData:
         """AnnData with one row per treatment and stratum and one column per gene, for scanpy's plots.
@@ -207,45 +366,14 @@ class MarginalEffects:
         the stratum keys (both categorical), `n_treated`, `n_reference`, `n_stratum`, `n_clusters`, `share` and
         `status`; ``uns["marginal_effects"]`` the parameters that are set.
         """
-        from anndata import AnnData
-
-        n_treatments, n_strata = len(self.treatments), len(self.strata)
-        n_rows = n_treatments * n_strata
-        obs = pd.DataFrame({"treatment": pd.Categorical(np.repeat(self.treatments, n_strata), self.treatments)})
-        stratum = np.tile(np.arange(n_strata), n_treatments)
-        for key in self.strata.columns:
-            obs[key] = pd.Categorical(self.strata[key]).take(stratum)
-        for name in ("n_treated", "n_reference", "n_stratum", "n_clusters", "share"):
-            obs[name] = getattr(self, name).reshape(-1)
-        obs["status"] = pd.Categorical(self.status.reshape(-1), STATUS)
-        obs.index = pd.Index([" | ".join(map(str, row)) for row in obs[["treatment", *self.strata.columns]].to_numpy()])
-        layers = {name: getattr(self, name).reshape(n_rows, -1) for name in _GENE_COLUMNS[1:]}
-        adata = AnnData(self.estimate.reshape(n_rows, -1).copy(), obs=obs, var=pd.DataFrame(index=self.genes))
-        for name, layer in layers.items():
-            adata.layers[name] = layer.copy()
-        adata.uns["marginal_effects"] = {key: value for key, value in self.params.items() if value is not None}
-        return adata
-
-    def _stratum_mask(self, strata: Mapping[str, Any] | None) -> BoolArray:
-        mask = np.ones(len(self.strata), dtype=bool)
-        for key, wanted in (strata or {}).items():
-            if key not in self.strata:
-                msg = f"{key!r} is not a stratum key of this result. Choose from {list(self.strata.columns)}."
-                raise KeyError(msg)
-            levels = [wanted] if isinstance(wanted, str) or not isinstance(wanted, Sequence) else list(wanted)
-            missing = [level for level in levels if level not in set(self.strata[key])]
-            if missing:
-                msg = f"{missing} are not levels of {key!r}. Choose from {sorted(set(self.strata[key]), key=str)}."
-                raise KeyError(msg)
-            mask &= self.strata[key].isin(levels).to_numpy()
-        return mask
+        return to_adata(self, _GENE_COLUMNS)
 
     def _summary(self) -> list[tuple[str, str]]:
-        reference = self.params["reference"]
+        reference, estimand = self.params["reference"], self.params.get("estimand", "difference").replace("_", " ")
         names, counts = np.unique(self.status.astype(str), return_counts=True)
         shape = f"{len(self.treatments)} treatments x {len(self.strata)} strata x {len(self.genes)} genes"
         return [
-            ("estimand", "mean under the treatment" if reference is None else f"difference to {reference!r}"),
+            ("estimand", "mean under the treatment" if reference is None else f"{estimand} to {reference!r}"),
             ("size", shape),
             ("strata", ", ".join(map(str, self.strata.columns)) or "none"),
             ("estimator", str(self.params["estimator"])),
@@ -260,16 +388,3 @@ class MarginalEffects:
     def _repr_html_(self) -> str:
         table = pd.DataFrame(self._summary()).to_html(header=False, index=False, border=0)
         return f"<strong>MarginalEffects</strong>{table}"
-
-
-def _positions(index: pd.Index, wanted: str | Sequence[str] | None, what: str) -> IntArray:
-    if wanted is None:
-        return np.arange(len(index))
-    names = [wanted] if isinstance(wanted, str) else list(wanted)
-    positions = index.get_indexer(pd.Index(names, dtype=object))
-    missing = [name for name, position in zip(names, positions, strict=True) if position < 0]
-    if missing:
-        shown = ", ".join(map(str, index[:10])) + (", ..." if len(index) > 10 else "")
-        msg = f"Unknown {what} {missing}. This result has {len(index)}: {shown}."
-        raise KeyError(msg)
-    return positions.astype(np.int64)

@@ -32,7 +32,7 @@ TEST_SHARE = 0.2  # of the cells a fold's model may see, for validation, where t
 
 
 @dataclass(frozen=True)
-class Predictions:
+class Predictor:
     """A model, and the cells that it predicts.
 
     Attributes
@@ -95,14 +95,14 @@ def assign_folds(
     return fold_of_cluster[code]
 
 
-def cross_fit(
+def fit_folds(
     model: GraphVCI,
     adata: AnnData | MuData,
     cells: np.ndarray,
     fold: np.ndarray,
     train_kwargs: dict[str, Any] | None,
     seed: int,
-) -> tuple[list[Predictions], list[str]]:
+) -> tuple[list[Predictor], list[str]]:
     """Train a model for each fold on the cells of all others.
 
     Nothing of a fold's cells, or of cells marked "ood", reaches its model, which has moments, residuals, scale and
@@ -125,7 +125,7 @@ def cross_fit(
 
     Returns
     -------
-    Predictions of every fold, and the covariates that were left out of the models because a fold has levels which no
+    The predictor of every fold, and the covariates that were left out of the models because a fold has levels which no
     other fold has, such as its own donors.
     """
     table = modality(adata, model.registry["setup_args"].get("modality"))
@@ -146,7 +146,7 @@ def cross_fit(
         scale = 1.0
         if is_count(model.module.likelihood):
             scale = float(model.module.library_size / one.module.library_size)
-        predictions.append(Predictions(one, screen, position, scale))
+        predictions.append(Predictor(one, screen, position, scale))
     return predictions, left_out
 
 

@@ -14,6 +14,7 @@ from scgraphvci._constants import KEYS
 from scgraphvci.data import TreatmentTable
 from scgraphvci.data._read import require_column
 from scgraphvci.estimate import EffectSums, Groups, MarginalEffects, coarsen_strata, marginal_effects
+from scgraphvci.model._cross_fit import Predictor, assign_folds, fit_folds
 from scgraphvci.module._likelihood import is_count
 from scgraphvci.train._splitter import not_held_out
 
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
     from mudata import MuData
 
     from scgraphvci.data._treatments import Dose
+    from scgraphvci.estimate._estimands import Estimand
     from scgraphvci.estimate._influence import Estimator
-    from scgraphvci.estimate._multiplicity import Adjustment
+    from scgraphvci.estimate._marginal_effects import EffectAdjustment
 
 _Base: Any = BaseModelClass if TYPE_CHECKING else object
 
@@ -37,6 +39,7 @@ class _Cells(NamedTuple):
     condition: np.ndarray
     groups: Groups
     group: np.ndarray
+    cluster: np.ndarray | None
     strata: pd.DataFrame
     table: TreatmentTable
 
@@ -51,12 +54,19 @@ class EffectsMixin(_Base):
         reference: str | None = "control",
         estimator: Estimator = "robust",
         *,
+        estimand: Estimand = "difference",
+        pseudocount: float = 0.0,
         dose: Dose = None,
         cluster_key: str | None = None,
         pooled: bool = False,
         min_cells: int = 10,
         alpha: float = 0.05,
-        p_adjust: Adjustment | None = "fdr_bh",
+        p_adjust: EffectAdjustment | None = "fdr_bh",
+        max_leak: float = 0.0,
+        keep_influence: bool = True,
+        cross_fit: int = 0,
+        train_kwargs: dict[str, Any] | None = None,
+        seed: int = 0,
         adata: AnnData | MuData | None = None,
         batch_size: int | None = None,
     ) -> MarginalEffects:
@@ -65,7 +75,8 @@ class EffectsMixin(_Base):
         The default is the paper's Eq. 4, :math:`\hat\Psi(a, x) = \bar Y_a + (\bar m_x - \bar m_a)`: the observed mean
         of the treated cells, corrected by the difference between the mean prediction over the stratum and over the
         treated. It is more precise than the observed mean if the latent carries no trace of the treatment received,
-        and biased otherwise; `observed` needs no such assumption and is always in the result.
+        and biased otherwise; `observed` needs no such assumption and is always in the result. Rows of "robust" in which
+        a test finds such a trace have the status `leak_detected`; `leakage` and `sensitivity` of the result tell more.
 
         Parameters
         ----------
@@ -78,6 +89,11 @@ class EffectsMixin(_Base):
             Treatment to subtract; "control" is the registered control, whatever its name. None gives means of arms.
         estimator
             "robust" (Eq. 4), "observed" (mean of treated cells) or "plugin" (mean prediction; no interval).
+        estimand
+            "difference" of means; "ratio" or "log_fold_change" (base 2) of means of counts, for NB and ZINB alone: a
+            difference of means of log1p expression is a log fold change already, to base e and of pseudocount 1.
+        pseudocount
+            Added to both means of a ratio or fold change, in counts.
         dose
             Dose of the treatments; each one's most frequent training dose if None.
         cluster_key
@@ -89,7 +105,24 @@ class EffectsMixin(_Base):
         alpha
             One minus the level of the intervals.
         p_adjust
-            Adjustment of p-values over the genes of each treatment and stratum: "fdr_bh", "holm", "bonferroni", None.
+            Adjustment of p-values over the genes of each treatment and stratum: "fdr_bh", "holm", "bonferroni",
+            "romano_wolf" (family-wise error, using the correlation of genes), None.
+        max_leak
+            Share of a treatment's predicted effect that may leak into the predictions of cells that received it: the
+            intervals of "robust" then hold the truth for every leak up to it. 0.05 allows for 5 %.
+        keep_influence
+            Keep influence totals in the result (float32, treatments x strata x clusters x genes; without `cluster_key`
+            50 random blocks of cells for clusters), for joint bands, Romano-Wolf p-values and contrasts.
+        cross_fit
+            Number of folds, 0 for none. Each fold's cells are predicted by a model of its own, trained on the other
+            folds as this model was. Folds hold whole clusters where there is a `cluster_key`. Covariates with levels
+            that one fold has for itself, such as donors that are clusters, are left out of these models, and `params`
+            of the result names them.
+        train_kwargs
+            Arguments of :meth:`train` for the models of folds; those of this model's training in this session if None,
+            or the defaults after loading.
+        seed
+            Of the folds and the training of their models.
         adata
             Data to estimate from; those of the set-up if None. Cells marked "ood" are never used.
         batch_size
@@ -103,14 +136,16 @@ class EffectsMixin(_Base):
         Raises
         ------
         ValueError
-            If a treatment, covariate or option is unknown, or the reference is among the treatments.
+            If a treatment, covariate or option is unknown, the reference is among the treatments, or there are fewer
+            cells or clusters than folds.
         KeyError
             If there is no column `cluster_key`.
 
         Notes
         -----
-        Predictions come from the model's own training, which has seen these cells; with strong overfitting errors are
-        too small. Standard errors follow the influence function of Theorem 2, centred (see the estimands guide).
+        Without `cross_fit` predictions come from the model's own training, which has seen these cells; with strong
+        overfitting errors are too small. Standard errors follow the influence function of Theorem 2, centred (see the
+        estimands guide).
         """
         self._check_if_trained(warn=False)
         adata = self._validate_anndata(adata)
@@ -120,23 +155,43 @@ class EffectsMixin(_Base):
         control = self.treatments.control
         reference = control if reference == "control" else reference
         names = self._effect_treatments(treatments, reference)
+        scale = "counts" if is_count(self.module.likelihood) else "log1p"
+        if scale == "log1p" and estimand in ("ratio", "log_fold_change"):
+            msg = (
+                f"{estimand!r} compares means of counts, and this model's outcome is log1p expression: its "
+                "'difference' is a natural log fold change already. Use that, or train with likelihood 'nb'."
+            )
+            raise ValueError(msg)
+        predictors = [Predictor(self, adata, np.arange(cells.cell.size))]
+        left_out: list[str] = []
+        if cross_fit:
+            stratum = cells.groups.stratum[cells.group]
+            fold = assign_folds(cross_fit, stratum, cells.condition, cells.cluster, seed)
+            predictors, left_out = fit_folds(self, adata, cells.cell, fold, train_kwargs, seed)
         return marginal_effects(
-            self._effect_sums(adata, cells, names, reference, dose, batch_size),
+            self._effect_sums(predictors, cells, names, reference, dose, batch_size),
             strata=strata,
             genes=self._model_genes(),
             reported=reported,
             estimator=estimator,
             reference=reference,
+            estimand=estimand,
+            pseudocount=pseudocount,
             min_cells=min_cells,
             alpha=alpha,
             p_adjust=p_adjust,
+            max_leak=max_leak,
+            keep_influence=keep_influence,
             params={
                 "perturbation_key": self.registry["setup_args"]["perturbation_key"],
                 "layer": self.registry["setup_args"]["layer"],
                 "cluster_key": cluster_key,
-                "scale": "counts" if is_count(self.module.likelihood) else "log1p",
+                "cells": _fingerprint(self._table(adata).obs_names[cells.cell]),
+                "scale": scale,
                 "doses": self._doses(names, dose),
                 "pooled": pooled,
+                "cross_fit": cross_fit,
+                "left_out_of_folds": left_out,
             },
         )
 
@@ -182,11 +237,11 @@ class EffectsMixin(_Base):
         groups, group = Groups.from_codes(stratum, cluster, n_strata=len(present))
         condition = np.asarray(manager.get_from_registry(KEYS.TREATMENT)).ravel().astype(np.int64)[index]
         table = TreatmentTable.from_state(manager.get_state_registry(KEYS.TREATMENT))
-        return _Cells(index, condition, groups, group, frame.iloc[present].reset_index(drop=True), table)
+        return _Cells(index, condition, groups, group, cluster, frame.iloc[present].reset_index(drop=True), table)
 
     def _effect_sums(
         self,
-        adata: AnnData | MuData,
+        predictors: list[Predictor],
         cells: _Cells,
         names: list[str],
         reference: str | None,
@@ -195,8 +250,11 @@ class EffectsMixin(_Base):
     ) -> Iterator[tuple[str, EffectSums]]:
         """Sums for each treatment, for as many at a time as memory allows."""
         n_genes = self.summary_stats["n_vars"]
-        vectors = {name: self._vector(name, dose) for name in names}
-        reference_vector = None if reference is None else self._vector(reference, None)
+        doses: dict[str, Dose] = dict.fromkeys(names, dose)
+        if reference is not None:
+            doses[reference] = None
+        if self.treatments.max_dose is not None:  # models of folds have usual doses of their own
+            doses = {name: self.treatments.usual_dose(name) if one is None else one for name, one in doses.items()}
         size = 8 * n_genes * 3 * (3 * cells.groups.n_groups + 6 * cells.groups.n_strata)
         chunk = max(1, MAX_SUMS_BYTES // size)
         for start in range(0, len(names), chunk):
@@ -204,33 +262,42 @@ class EffectsMixin(_Base):
                 name: EffectSums(cells.groups, n_genes, with_reference=reference is not None)
                 for name in names[start : start + chunk]
             }
-            self._gather(adata, cells, sums, vectors, reference_vector, batch_size)
+            for predictor in predictors:
+                self._gather(predictor, cells, sums, doses, reference, batch_size)
             yield from sums.items()
 
     @torch.inference_mode()
     def _gather(
         self,
-        adata: AnnData | MuData,
+        predictor: Predictor,
         cells: _Cells,
         sums: dict[str, EffectSums],
-        vectors: dict[str, np.ndarray],
-        reference: np.ndarray | None,
+        doses: dict[str, Dose],
+        reference: str | None,
         batch_size: int | None,
     ) -> None:
-        """Add all cells to the sums of some treatments, in one pass."""
-        arm = {name: _condition(cells.table, vectors[name]) for name in sums}
-        reference_arm = None if reference is None else _condition(cells.table, reference)
-        position = 0
-        for encoded in self._encoded(adata, cells.cell, batch_size):
-            here = slice(position, position + len(encoded.cells))
-            position = here.stop
-            outcome = encoded.batch["outcome"].cpu().numpy()
+        """Add the cells of a predictor to the sums of some treatments, in one pass."""
+        arm = {name: _condition(cells.table, self._vector(name, dose)) for name, dose in doses.items()}
+        model, scale = predictor.model, predictor.scale
+        vectors = {name: model._vector(name, doses[name]) for name in doses}
+        done = 0
+        for encoded in model._encoded(predictor.adata, cells.cell[predictor.position], batch_size):
+            here = predictor.position[done : done + len(encoded.cells)]
+            done += len(here)
+            outcome = scale * encoded.batch["outcome"].cpu().numpy()
             condition, group = cells.condition[here], cells.group[here]
-            baseline = None if reference is None else self._counterfactual_mean(encoded, reference)
+            baseline = in_reference = None
+            if reference is not None:
+                baseline = scale * model._counterfactual_mean(encoded, vectors[reference])
+                in_reference = condition == arm[reference]
             for name, total in sums.items():
-                predicted = self._counterfactual_mean(encoded, vectors[name])
-                in_reference = None if reference is None else condition == reference_arm
+                predicted = scale * model._counterfactual_mean(encoded, vectors[name])
                 total.update(outcome, predicted, baseline, condition == arm[name], in_reference, group)
+
+
+def _fingerprint(names: pd.Index) -> str:
+    """Tell whether two results are of the same cells in the same order."""
+    return f"{len(names)} cells, {pd.util.hash_pandas_object(names, index=False).to_numpy().view(np.int64).sum():x}"
 
 
 def _condition(table: TreatmentTable, vector: np.ndarray) -> int:

@@ -1,0 +1,214 @@
+"""How often intervals and bands of marginal effects hold the truth, and what a leak does to them.
+
+``python benchmarks/coverage.py`` writes three tables to ``benchmarks/results``. All data are simulated here, all
+predictions are made here: no model is trained. Replicates are strata of one call of `marginal_effects`, a batch of
+them at a time. 50 genes share 5 factors.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from _common import save_table
+
+from scgraphvci.estimate import EffectSums, Groups, MarginalEffects, marginal_effects
+
+N_GENES = 50
+N_FACTORS = 5
+NOISE = 0.5
+CELLS_AT_ONCE = 40_000
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of a table.
+
+    Parameters
+    ----------
+    n_cells
+        Cells of a replicate, half of the genes with an effect.
+    share
+        Share of them treated.
+    counts
+        Negative binomial instead of normal outcomes, means of genes from .2 to 20.
+    n_donors
+        Donors, among whose cells the arms are balanced; 0 for independent cells.
+    icc
+        Variance between donors over all variance, once for the level of a gene and once more for its effect.
+    leak
+        Share of the effect of the treatment received that is in a cell's predictions.
+    """
+
+    n_cells: int = 2000
+    share: float = 0.3
+    counts: bool = False
+    n_donors: int = 0
+    icc: float = 0.0
+    leak: float = 0.0
+
+
+def simulate(
+    setting: Setting, n_replicates: int, rng: np.random.Generator
+) -> tuple[EffectSums, np.ndarray, np.ndarray]:
+    """Sums of a batch of replicates; true effects and means under the reference, each ``(n_genes,)``."""
+    n = setting.n_cells
+    replicate = np.repeat(np.arange(n_replicates), n)
+    order = np.argsort(rng.random((n_replicates, n)), axis=1)
+    treated = (order < round(setting.share * n)).ravel()
+    fixed = np.random.default_rng(0)
+    loading = 0.4 * fixed.normal(size=(N_FACTORS, N_GENES))
+    effect = np.where(np.arange(N_GENES) % 2 == 0, fixed.normal(size=N_GENES), 0.0)
+    state = rng.normal(size=(n * n_replicates, N_FACTORS)) @ loading + rng.normal(size=(n * n_replicates, N_GENES))
+    donor, cluster = None, None
+    deviation = np.zeros(N_GENES)
+    if setting.n_donors:
+        donor = np.tile(np.arange(n) % setting.n_donors, n_replicates)
+        # Arms are drawn within donors: the rank of a cell among the cells of its donor decides.
+        by_donor = np.lexsort((rng.random(len(donor)), donor, replicate))
+        rank = np.empty(len(donor), dtype=int)
+        per_donor = n // setting.n_donors
+        rank[by_donor] = np.tile(np.arange(per_donor), n_replicates * setting.n_donors)
+        treated = rank < round(setting.share * per_donor)
+        cluster = replicate * setting.n_donors + donor
+        variance = setting.icc / (1 - setting.icc) * (state.var(axis=0) + NOISE**2)
+        level, deviation = np.sqrt(variance) * rng.normal(size=(2, n_replicates * setting.n_donors, N_GENES))
+        state += level[cluster]
+        deviation = deviation[cluster]
+    if setting.counts:
+        reference_mean = np.geomspace(0.2, 20, N_GENES)
+        log_fold = 0.5 * effect
+        spread = 0.3 * state
+        predicted_reference = reference_mean * np.exp(spread)
+        predicted = predicted_reference * np.exp(log_fold)
+        mean = np.where(treated[:, None], predicted, predicted_reference)
+        outcome = rng.poisson(mean * rng.gamma(5.0, 1 / 5.0, size=mean.shape)).astype(float)
+        sd = 0.3 * np.sqrt((loading**2).sum(axis=0) + 1)
+        baseline = reference_mean * np.exp(sd**2 / 2)
+        effect = baseline * (np.exp(log_fold) - 1)
+    else:
+        outcome = state + treated[:, None] * (effect + deviation) + NOISE * rng.normal(size=state.shape)
+        predicted_reference = state + setting.leak * treated[:, None] * effect
+        predicted = predicted_reference + effect
+        baseline = np.zeros(N_GENES)
+    groups, group = Groups.from_codes(replicate, donor, seed=int(rng.integers(2**31)))
+    sums = EffectSums(groups, N_GENES)
+    sums.update(outcome, predicted, predicted_reference, treated, ~treated, group)
+    return sums, effect, baseline
+
+
+def batches(
+    setting: Setting, n_replicates: int, estimator: str, **options: float
+) -> Iterator[tuple[MarginalEffects, np.ndarray, np.ndarray]]:
+    """Effects of batches of replicates, with true effects and means under the reference."""
+    rng = np.random.default_rng([setting.n_cells, round(100 * setting.share), setting.n_donors])
+    size = max(1, min(n_replicates, CELLS_AT_ONCE // setting.n_cells))
+    for start in range(0, n_replicates, size):
+        n_here = min(size, n_replicates - start)
+        sums, effect, baseline = simulate(setting, n_here, rng)
+        strata, genes = pd.DataFrame({"replicate": range(n_here)}), [f"g{g}" for g in range(N_GENES)]
+        yield (
+            marginal_effects([("a", sums)], strata=strata, genes=genes, estimator=estimator, **options),
+            effect,
+            baseline,
+        )
+
+
+def coverage(setting: Setting, n_replicates: int, estimator: str) -> dict[str, float]:
+    """Coverage of pointwise intervals and joint bands, with its Monte-Carlo error."""
+    covered, joint, enough = [], [], np.ones(N_GENES, dtype=bool)
+    for effects, truth, baseline in batches(setting, n_replicates, estimator):
+        covered.append((effects.ci_low[0] <= truth) & (truth <= effects.ci_high[0]))
+        low, high, method = effects.joint_bands()
+        joint.append(((low[0] <= truth) & (truth <= high[0])).all(axis=1))
+        if setting.counts:
+            enough = baseline * setting.share * setting.n_cells >= 100
+    inside = np.concatenate(covered)
+    by_replicate = inside[:, enough].mean(axis=1)
+    row = {
+        "pointwise": by_replicate.mean(),
+        "pointwise_mc": by_replicate.std() / np.sqrt(n_replicates),
+        "joint": np.concatenate(joint).mean(),
+        "joint_mc": np.sqrt(np.concatenate(joint).var() / n_replicates),
+        "bands": method[0, 0],
+    }
+    if not enough.all():
+        row["pointwise_rare_genes"] = inside[:, ~enough].mean()
+    return row
+
+
+def leak_row(setting: Setting, n_replicates: int) -> dict[str, float]:
+    """What a leak does to `robust`, and what the reports say of it."""
+    rows = []
+    for effects, truth, _ in batches(setting, n_replicates, "robust"):
+        hit = truth != 0
+        leaks = effects.leaks
+        bound = 0.1 * np.abs(effects.plugin)
+        error = (effects.robust - truth)[0][:, hit]
+        gene_p = effects.leakage().to_frame()["p_value"].to_numpy().reshape(len(effects.strata), -1)[:, hit]
+        rows.append(pd.DataFrame({
+            "bias_over_effect": (error * np.sign(truth[hit])).sum(axis=1) / np.abs(truth[hit]).sum(),
+            "cover": ((effects.ci_low <= truth) & (truth <= effects.ci_high))[0][:, hit].mean(axis=1),
+            "cover_max_leak_0.1": (
+                (effects.ci_low - bound <= truth) & (truth <= effects.ci_high + bound)
+            )[0][:, hit].mean(axis=1),
+            "se_over_observed": np.sqrt((error**2).mean(axis=1))
+            / np.sqrt((((effects.observed - truth)[0][:, hit]) ** 2).mean(axis=1)),
+            "gene_test_rejects": (gene_p <= 0.05).mean(axis=1),
+            "leak_detected": effects.status[0] == "leak_detected",
+            "share_found": leaks.share[0],
+            "share_detectable": effects.leakage().summary()["share_detectable"],
+        }))  # fmt: skip
+    found = pd.concat(rows).rename(columns={"se_over_observed": "rmse_over_observed"})
+    return found.astype(float).mean().to_dict()
+
+
+def run(out: Path, n_replicates: int) -> None:
+    """Write the tables."""
+    note = f"{n_replicates} replicates, {N_GENES} genes with 5 common factors; *_mc is the Monte-Carlo error."
+    rows = []
+    for estimator in ("observed", "robust"):
+        for counts in (False, True):
+            for share in (0.05, 0.3):
+                for n_cells in (200, 2000):
+                    setting = Setting(n_cells, share, counts)
+                    key = {
+                        "estimator": estimator,
+                        "outcome": "NB" if counts else "normal",
+                        "share": share,
+                        "n": n_cells,
+                    }
+                    rows.append(key | coverage(setting, n_replicates, estimator))
+    table = pd.DataFrame(rows).set_index(["estimator", "outcome", "share", "n"])
+    save_table(table, "Coverage of 95 % intervals, independent cells", out, "coverage_cells", note
+               + " For NB, `pointwise` is over genes with at least 100 expected counts in the arm.")  # fmt: skip
+
+    rows = []
+    for estimator in ("observed", "robust"):
+        for n_donors in (3, 6, 12):
+            for icc in (0.0, 0.05, 0.2):
+                setting = Setting(50 * n_donors, 0.3, n_donors=n_donors, icc=icc)
+                key = {"estimator": estimator, "donors": n_donors, "icc": icc}
+                rows.append(key | coverage(setting, n_replicates, estimator))
+    table = pd.DataFrame(rows).set_index(["estimator", "donors", "icc"])
+    save_table(table, "Coverage of 95 % intervals, donors of 50 cells as clusters", out, "coverage_clusters", note)
+
+    rows = []
+    for share in (0.05, 0.3):
+        for leak in (0.0, 0.05, 0.1, 0.25, 0.5):
+            setting = Setting(2000, share, leak=leak)
+            rows.append({"share": share, "leak": leak} | leak_row(setting, n_replicates))
+    table = pd.DataFrame(rows).set_index(["share", "leak"])
+    save_table(table, "A leak and the robust estimate (2,000 cells, genes with an effect)", out, "coverage_leak", note)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--replicates", type=int, default=1000)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    arguments = parser.parse_args()
+    run(arguments.out, arguments.replicates)

@@ -1,0 +1,117 @@
+"""Influence totals kept in a result, and what is joint over genes: simultaneous bands and Romano-Wolf p-values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scgraphvci.estimate._accumulate import EffectSums, FloatArray, IntArray
+from scgraphvci.estimate._average import StratumAverage
+from scgraphvci.estimate._multiplicity import adjust_p_values
+from scgraphvci.estimate._multiplier import MIN_CLUSTERS, joint_level, romano_wolf, signs
+
+
+@dataclass(frozen=True)
+class InfluenceTotals:
+    """Sums of influence values over the cells of each cluster, or of each random block of independent cells.
+
+    Parameters
+    ----------
+    total
+        Float32, ``(n_treatments, n_strata, n_clusters, n_genes)``, in units of the outcome: what the cluster adds to
+        the error of the estimate. Zero where the stratum has no cells of the cluster.
+    n_clusters
+        Clusters or blocks with cells in the arm, or in the reference, whichever are fewer,
+        ``(n_treatments, n_strata)``.
+    independent
+        Whether cells are independent: blocks then only tell how errors of genes go together.
+    """
+
+    total: NDArray[np.float32]
+    n_clusters: IntArray
+    independent: bool
+
+    @classmethod
+    def of(cls, sums: EffectSums, average: StratumAverage, total: FloatArray) -> InfluenceTotals:
+        """Totals of one treatment, without the leading axis of treatments."""
+        return cls(total.astype(np.float32), average.n_clusters(sums), sums.groups.independent)
+
+    @classmethod
+    def stack(cls, rows: list[InfluenceTotals]) -> InfluenceTotals:
+        """Put treatments into one."""
+        total = np.stack([row.total for row in rows])
+        return cls(total, np.stack([row.n_clusters for row in rows]), rows[0].independent)
+
+    def take(self, treatments: IntArray, strata: IntArray) -> InfluenceTotals:
+        """The same for some treatments and strata."""
+        chosen = np.ix_(treatments, strata)
+        return replace(self, total=self.total[chosen], n_clusters=self.n_clusters[chosen])
+
+    def of_row(self, treatment: int, stratum: int) -> FloatArray:
+        """Totals of the clusters that have cells in one stratum, ``(n_present, n_genes)``."""
+        total = self.total[treatment, stratum]
+        return total[total.any(axis=1)]
+
+
+def joint_levels(
+    influence: InfluenceTotals, p_value_known: NDArray[np.bool_], alpha: float, n_draws: int, seed: int
+) -> tuple[FloatArray, NDArray[np.object_]]:
+    """Level of the pointwise intervals that hold jointly over genes, in every treatment and stratum.
+
+    Parameters
+    ----------
+    influence
+        Totals of the result.
+    p_value_known
+        Genes that have an error other than zero, ``(n_treatments, n_strata, n_genes)``; others are not counted.
+    alpha
+        One minus the joint level.
+    n_draws, seed
+        Of the bootstrap.
+
+    Returns
+    -------
+    Levels ``(n_treatments, n_strata)``, NaN where no gene is known; and how each was found, "multiplier_bootstrap"
+    from 12 clusters on and "bonferroni" below.
+    """
+    shape = influence.n_clusters.shape
+    level, method = np.full(shape, np.nan), np.full(shape, None, dtype=object)
+    drawn: dict[int, NDArray[np.float32]] = {}
+    for row in np.ndindex(*shape):
+        known = p_value_known[row]
+        if not known.any():
+            continue
+        if influence.n_clusters[row] < MIN_CLUSTERS:
+            level[row], method[row] = alpha / known.sum(), "bonferroni"
+            continue
+        totals = influence.of_row(*row)
+        totals = totals if known.all() else totals[:, known]
+        multipliers = drawn.setdefault(len(totals), signs(len(totals), n_draws, seed))
+        level[row], method[row] = joint_level(totals, alpha, multipliers), "multiplier_bootstrap"
+    return level, method
+
+
+def romano_wolf_p_values(
+    influence: InfluenceTotals, p_value: FloatArray, n_draws: int = 1000, seed: int = 0
+) -> FloatArray:
+    """Romano-Wolf p-values over the genes of each treatment and stratum; Holm's below 12 clusters.
+
+    Parameters
+    ----------
+    influence
+        Totals of the result.
+    p_value
+        ``(n_treatments, n_strata, n_genes)``; NaN marks a test that was not done.
+    n_draws, seed
+        Of the bootstrap.
+    """
+    adjusted = adjust_p_values(p_value, "holm")
+    drawn: dict[int, NDArray[np.float32]] = {}
+    for row in np.ndindex(*influence.n_clusters.shape):
+        if influence.n_clusters[row] >= MIN_CLUSTERS and np.isfinite(p_value[row]).any():
+            totals = influence.of_row(*row)
+            multipliers = drawn.setdefault(len(totals), signs(len(totals), n_draws, seed))
+            adjusted[row] = romano_wolf(p_value[row], totals, multipliers)
+    return adjusted

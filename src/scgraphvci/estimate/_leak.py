@@ -1,0 +1,241 @@
+r"""How far predictions tell the arms of a stratum apart: the assumption of Eq. 4, measured.
+
+Eq. 4 adds to the observed mean of the arm the mean prediction over the stratum less that over the arm,
+
+.. math::
+    \hat\Psi - \bar Y_a = \bar m - \bar m_a = -(1 - \pi) (\bar m_a - \bar m_{\mathrm{rest}}),
+
+and is unbiased only if the same prediction has the same mean in both arms. The difference
+:math:`\bar m_a - \bar m_{\mathrm{rest}}` is the leak: how much of the treatment received is still in the prediction.
+If predictions of every cell contain a share l of the effect of what the cell received, then the mean under a
+treatment is off by :math:`-(1 - \pi) l` times the difference between arm and rest. In the contrast of two arms the
+mean of the rest cancels, and with it :math:`\pi`: the contrast is off by :math:`-l` times the effect, whatever the
+arms' sizes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from scgraphvci.estimate._accumulate import (
+    ARM,
+    PREDICTED,
+    REFERENCE,
+    REST,
+    EffectSums,
+    FloatArray,
+    IntArray,
+)
+from scgraphvci.estimate._average import StratumAverage, small_sample_factor
+from scgraphvci.estimate._influence import Influence, Moments, influence_function, point_estimates
+from scgraphvci.estimate._multiplier import signs
+
+N_DRAWS = 1999
+"""Sign changes of the leak test."""
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """What is known of the leak, arrays with leading axes ``(n_treatments, n_strata)``, those over genes float32.
+
+    Parameters
+    ----------
+    leak, leak_error
+        Mean prediction under the treatment in the arm less that in the rest of the stratum, and its standard error,
+        ``(..., n_genes)``; NaN where a side has no cells.
+    leak_reference, leak_reference_error
+        The same, less that in the reference arm.
+    df
+        Degrees of freedom of both errors: the fewest over genes.
+    dispersion
+        Mean over genes of the squared t statistic of `robust` less `observed`: one if predictions know nothing of these
+        cells but what the arms have in common, above one with a leak, below one if they were fitted to these cells.
+    p_any
+        P-value that `robust` and `observed` estimate the same in all genes, whatever the direction.
+    p_fitted
+        P-value that they agree no better than chance allows.
+    share, share_error, share_df
+        Share of the predicted effect that leaks, its standard error and degrees of freedom.
+    """
+
+    leak: NDArray[np.float32]
+    leak_error: NDArray[np.float32]
+    leak_reference: NDArray[np.float32]
+    leak_reference_error: NDArray[np.float32]
+    df: FloatArray
+    dispersion: FloatArray
+    p_any: FloatArray
+    p_fitted: FloatArray
+    share: FloatArray
+    share_error: FloatArray
+    share_df: FloatArray
+
+    @classmethod
+    def stack(cls, rows: list[Leaks]) -> Leaks:
+        """Put treatments, each ``(n_strata, ...)``, into one."""
+        return cls(**{field.name: np.stack([getattr(row, field.name) for row in rows]) for field in fields(cls)})
+
+    def take(self, treatments: IntArray, strata: IntArray) -> Leaks:
+        """The same for some treatments and strata."""
+        chosen = np.ix_(treatments, strata)
+        return Leaks(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
+
+    @property
+    def p_share(self) -> FloatArray:
+        """Two-sided p-value that no share of the predicted effect leaks, by a t-test."""
+        known = self.share_error > 0
+        t = np.divide(self.share, self.share_error, out=np.full_like(self.share, np.nan), where=known)
+        return 2.0 * special.stdtr(self.share_df, -np.abs(t))
+
+    @property
+    def p_value(self) -> FloatArray:
+        """P-value of the omnibus test: twice the smaller of `p_any` and `p_share`, at most one."""
+        both = np.stack([self.p_any, self.p_share])
+        n_tests = np.isfinite(both).sum(axis=0)
+        smaller = np.where(np.isfinite(both), both, 1.0).min(axis=0)
+        return np.where(n_tests > 0, np.minimum(n_tests * smaller, 1.0), np.nan)
+
+
+def measure_leak(sums: EffectSums, moments: Moments, average: StratumAverage) -> Leaks:
+    """Leak of one treatment, arrays without the leading axis of treatments.
+
+    Raises
+    ------
+    ValueError
+        If the sums have neither clusters nor blocks.
+    """
+    leak, leak_error, df = _difference(sums, moments, average, [REFERENCE, REST])
+    reference = _difference(sums, moments, average, [REFERENCE]) if sums.with_reference else None
+    nothing = np.full_like(leak, np.nan)
+    return Leaks(
+        leak=leak.astype(np.float32),
+        leak_error=leak_error.astype(np.float32),
+        leak_reference=(nothing if reference is None else reference[0]).astype(np.float32),
+        leak_reference_error=(nothing if reference is None else reference[1]).astype(np.float32),
+        df=df,
+        **_joint_tests(sums, moments, average),
+    )
+
+
+def _difference(
+    sums: EffectSums, moments: Moments, average: StratumAverage, others: list[int]
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Mean prediction in the arm less that in other roles: estimate, standard error, degrees of freedom."""
+    effect, influence = _difference_by_stratum(moments, others)
+    estimate = average.mean(effect)
+    df: FloatArray
+    if sums.groups.clustered:
+        variance, n_clusters = average.cluster_variance(sums, moments, influence, effect)
+        df = np.asarray(n_clusters - 1.0, dtype=np.float64)
+    else:
+        variance, by_gene = average.cell_variance(moments, influence)
+        df = np.asarray(np.where(np.isfinite(by_gene), by_gene, np.inf).min(axis=1, initial=np.inf))
+    df[~(np.isfinite(df) & (df >= 1))] = np.nan
+    return estimate, np.where(np.isfinite(estimate) & np.isfinite(df)[:, None], np.sqrt(variance), np.nan), df
+
+
+def _difference_by_stratum(moments: Moments, others: list[int]) -> tuple[FloatArray, Influence]:
+    """Return the difference in every stratum, NaN where a side is empty, and its influence function."""
+    mean = moments.mean[PREDICTED]
+    count = moments.count.astype(np.float64)
+    n_other = count[:, others].sum(axis=1)
+    other = (count[:, others, None] * mean[:, others]).sum(axis=1) / np.maximum(n_other, 1)[:, None]
+    weight = np.zeros((*moments.mean.shape[:1], *count.shape))
+    intercept = np.zeros(mean.shape)
+    weight[PREDICTED, :, ARM] = moments.n_cells / np.maximum(count[:, ARM], 1)
+    for role in others:
+        weight[PREDICTED, :, role] = -moments.n_cells / np.maximum(n_other, 1)
+        occupied = (count[:, role] > 0)[:, None]
+        intercept[:, role] = np.where(occupied, weight[PREDICTED, :, role, None] * (mean[:, role] - other), 0.0)
+    both = ((count[:, ARM] > 0) & (n_other > 0))[:, None]
+    return np.where(both, mean[:, ARM] - other, np.nan), Influence(weight, intercept)
+
+
+def _joint_tests(sums: EffectSums, moments: Moments, average: StratumAverage) -> dict[str, FloatArray]:
+    """Tests over all genes of every reported stratum: entries of `Leaks`, ``(n_reported,)``."""
+    estimates = point_estimates(moments)
+    influence = _bias_influence(moments)
+    by_stratum = estimates.robust - estimates.observed
+    bias = np.where(average.covered[:, None], average.mean(by_stratum), np.nan)
+    heterogeneous = np.where(np.isfinite(by_stratum), by_stratum, 0.0) if sums.groups.clustered else None
+    totals = average.cluster_totals(sums, moments, influence, heterogeneous)
+    under_null = average.cluster_totals(sums, moments, _uncentred(moments, influence))
+    variance, _ = average.cell_variance(moments, influence)
+    precision = 1.0 / _prediction_variance(moments, average)
+    n_clusters = average.n_clusters(sums)
+    # Direction in which a leak would push. Predicted by all cells, it is uncorrelated with differences between arms.
+    shift = average.mean(estimates.plugin) if sums.with_reference else None
+
+    names = ("dispersion", "p_any", "p_fitted", "share", "share_error", "share_df")
+    tests = {name: np.full(len(bias), np.nan) for name in names}
+    for row in np.flatnonzero(average.covered & (n_clusters > 1)):
+        present = totals[row].any(axis=1)
+        tests["p_any"][row], tests["p_fitted"][row] = _sign_test(under_null[row, present])
+        varies = variance[row] > 0
+        if varies.any():
+            tests["dispersion"][row] = np.mean(bias[row, varies] ** 2 / variance[row, varies])
+        if shift is not None and (shift[row, varies] != 0).any():
+            weight = shift[row, varies] * precision[row, varies]
+            norm = weight @ shift[row, varies]
+            spread = ((totals[row][:, varies] @ weight) ** 2).sum() * small_sample_factor(n_clusters[row])
+            tests["share"][row] = -(weight @ bias[row, varies]) / norm
+            tests["share_error"][row] = np.sqrt(spread) / norm
+            tests["share_df"][row] = n_clusters[row] - 1.0
+    return tests
+
+
+def _prediction_variance(moments: Moments, average: StratumAverage) -> FloatArray:
+    """Variance of predictions within strata and roles, pooled, ``(n_reported, n_genes)``; infinite where it is zero.
+
+    Weights of genes rest on it and not on the variance of their bias: that comes from few cells or clusters, and
+    genes that seem precise by chance would be preferred.
+    """
+    product = moments.product[moments.pairs.index((PREDICTED, PREDICTED))].sum(axis=1)
+    variance = average.mean(product / np.maximum(moments.n_cells, 1)[:, None])
+    return np.where(variance > 0, variance, np.inf)
+
+
+def _bias_influence(moments: Moments) -> Influence:
+    """Influence function of `robust` less `observed`."""
+    robust, observed = influence_function(moments, "robust"), influence_function(moments, "observed")
+    return Influence(robust.weight - observed.weight, robust.intercept - observed.intercept)
+
+
+def _uncentred(moments: Moments, influence: Influence) -> Influence:
+    """The same as it is if arms do not differ: every cell less the mean of its stratum, not of its arm."""
+    cells = moments.count[None, :, :, None]
+    mean = (cells * moments.mean).sum(axis=2) / np.maximum(moments.n_cells, 1)[None, :, None]
+    return Influence(influence.weight, np.einsum("vsr,vsrg->srg", influence.weight, moments.mean - mean[:, :, None]))
+
+
+def _sign_test(brought: FloatArray) -> tuple[float, float]:
+    """Test that the bias of all genes is zero by changing the signs of whole clusters.
+
+    If arms do not differ, what a cluster brings to the bias is symmetric around zero, independently of other clusters.
+    All sign changes are then equally likely, however genes are correlated and however many there are. The statistic is
+    the sum over genes of squared t statistics: a quadratic form in the signs, for which the clusters x clusters matrix
+    of products is enough.
+
+    Parameters
+    ----------
+    brought
+        What every cluster brings to the bias, ``(n_clusters, n_genes)``.
+
+    Returns
+    -------
+    P-values of a statistic this large, and of one this small.
+    """
+    square = (brought**2).sum(axis=0)
+    varies = square > 0
+    if not varies.any():
+        return np.nan, np.nan
+    unit = brought[:, varies] / np.sqrt(square[varies])
+    products = unit @ unit.T
+    drawn = signs(len(brought), N_DRAWS, seed=0).astype(np.float64)
+    statistic = ((drawn @ products) * drawn).sum(axis=1)
+    tolerance = 1e-9 * float(np.trace(products))  # of rounding: the observed signs are among those drawn
+    return float((statistic >= statistic[0] - tolerance).mean()), float((statistic <= statistic[0] + tolerance).mean())

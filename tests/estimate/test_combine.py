@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scgraphvci.estimate import EffectSums, Groups, marginal_effects
+
+GENES = ["g0", "g1", "g2", "g3"]
+STRATA = pd.DataFrame({"s": ["x", "y", "z"]})
+
+
+def swapped(cells):
+    """The same cells with the rest as treatment."""
+    cells.treatment = np.array([2, 1, 0])[cells.treatment]
+    return cells
+
+
+def both(make_cells, *, clustered, estimator="observed", **options):
+    common = {"strata": STRATA, "genes": GENES, "estimator": estimator, **options}
+    first = marginal_effects([("a", make_cells().sums(clustered=clustered))], **common)
+    second = marginal_effects([("b", swapped(make_cells()).sums(clustered=clustered))], **common)
+    return first, second
+
+
+def test_contrast_of_two_treatments_is_their_direct_difference(make_cells):
+    """With a common reference, a - b against the estimate with b as the reference, cluster by cluster."""
+    first, second = both(make_cells, clustered=True)
+    cells = make_cells()
+    cells.treatment = np.array([0, 2, 1])[cells.treatment]
+    direct = marginal_effects([("a", cells.sums(clustered=True))], strata=STRATA, genes=GENES, estimator="observed")
+    result = first.contrast(second)
+    assert result.treatments.tolist() == ["a - b"]
+    np.testing.assert_allclose(result.estimate, direct.estimate, rtol=1e-9)
+    np.testing.assert_allclose(result.std_error, direct.std_error, rtol=1e-5)
+    np.testing.assert_allclose(result.p_value, direct.p_value, rtol=1e-4, atol=1e-8)
+    assert np.isfinite(result.joint_bands()[0]).all()
+
+
+def test_cells_of_a_common_reference_count_once(make_cells):
+    first, second = both(lambda: make_cells(n_cells=6000), clustered=False)
+    cells = make_cells(n_cells=6000)
+    cells.treatment = np.array([0, 2, 1])[cells.treatment]
+    direct = marginal_effects([("a", cells.sums())], strata=STRATA, genes=GENES, estimator="observed")
+    ratio = first.contrast(second).std_error / direct.std_error
+    assert 0.95 <= ratio.mean() <= 1.05
+    apart = first.contrast(second, independent=True).std_error
+    np.testing.assert_allclose(apart, np.hypot(first.std_error, second.std_error))
+    assert (apart > direct.std_error).all()
+
+
+def test_a_result_less_itself_is_zero_without_error(make_cells):
+    first, _ = both(make_cells, clustered=False)
+    result = first.contrast(first)
+    assert result.treatments.tolist() == ["a"]
+    assert (result.estimate == 0).all()
+    assert (result.std_error == 0).all()
+    assert np.isnan(result.p_value).all()
+
+
+def test_one_stratum_is_subtracted_from_all(make_cells):
+    first, _ = both(make_cells, clustered=False)
+    result = first.contrast(first.select(strata={"s": "y"}))
+    assert result.strata["s"].tolist() == ["x - y", "y", "z - y"]
+    np.testing.assert_allclose(result.estimate[0], first.estimate[0] - first.estimate[0, 1])
+    assert result.n_treated.tolist() == [np.minimum(first.n_treated[0], first.n_treated[0, 1]).tolist()]
+
+
+def test_contrast_intervals_cover_with_a_common_reference():
+    rng = np.random.default_rng(0)
+    arm = np.arange(600) % 3
+    outcome = rng.normal(size=(600, 3000)) + np.array([0.5, 0.0, 0.2])[arm][:, None]
+    results = []
+    for role in (0, 2):
+        groups, group = Groups.from_codes(np.zeros(600, dtype=int))
+        sums = EffectSums(groups, 3000)
+        sums.update(outcome, np.zeros_like(outcome), np.zeros_like(outcome), arm == role, arm == 1, group)
+        results.append(
+            marginal_effects([("t", sums)], strata=pd.DataFrame(index=[0]), genes=range(3000), estimator="observed")
+        )
+    result = results[0].contrast(results[1])
+    assert 0.935 <= ((result.ci_low <= 0.3) & (0.3 <= result.ci_high)).mean() <= 0.965
+
+
+def test_a_contrast_of_ratios_is_tested_against_zero(make_cells):
+    def positive():
+        cells = make_cells()
+        cells.outcome = np.exp(0.3 * cells.outcome)
+        return cells
+
+    first, second = both(positive, clustered=False, estimand="ratio")
+    result = first.contrast(second)
+    far = np.abs(result.estimate) > 4 * result.std_error
+    assert ((result.p_value < 0.001) == far).mean() > 0.9
+
+
+def test_status_is_the_worse_one(make_cells):
+    first, second = both(make_cells, clustered=False)
+    second.status[0, 1] = "too_few_cells"
+    assert first.contrast(second).status[0].tolist() == ["ok", "too_few_cells", "ok"]
+    assert second.contrast(first).status[0].tolist() == ["ok", "too_few_cells", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ({}, {"genes": ["g0", "g1", "g2", "h"]}, "different genes"),
+        ({}, {"estimator": "observed"}, "`estimator` is 'robust'"),
+        ({}, {"strata": pd.DataFrame({"t": ["x", "y", "z"]})}, "different stratum keys"),
+        ({}, {"params": {"cells": "others"}}, "same cells"),
+        ({}, {"keep_influence": False}, "keep_influence"),
+        ({"max_leak": 0.1}, {"max_leak": 0.1}, "`max_leak`"),
+    ],
+)
+def test_results_that_do_not_fit_are_refused(make_cells, first, second, message):
+    results = [
+        marginal_effects([("a", make_cells().sums())], **{"strata": STRATA, "genes": GENES, **options})
+        for options in (first, second)
+    ]
+    with pytest.raises(ValueError, match=message):
+        results[0].contrast(results[1])
+
+
+def test_shapes_that_do_not_match_are_refused(make_cells):
+    first, _ = both(make_cells, clustered=False)
+    with pytest.raises(ValueError, match="Select as many in both"):
+        first.select(strata={"s": ["x", "y"]}).contrast(first)
