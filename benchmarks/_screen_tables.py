@@ -34,7 +34,8 @@ def write_tables(rows: pd.DataFrame, out: Path, name: str, settings: list[str]) 
         table["n"] = screens.dropna(subset=[metric]).groupby("predictor").size().reindex(table.index)
         save_table(table, f"Simulated screens: {metric}", out, f"{name}_{metric}", note)
     complete = screens.groupby("predictor", sort=False).filter(lambda one: len(one) == len(screens.groupby(RUN)))
-    summary = complete.groupby(["predictor", "setting"], sort=False)[JUDGED + SINGLE].mean()
+    shown = [metric for metric in JUDGED + SINGLE if metric != "seconds"]  # of machines that do nothing else
+    summary = complete.groupby(["predictor", "setting"], sort=False)[shown].mean()
     summary = summary.groupby("predictor", sort=False).mean().dropna(axis=1, how="all")
     about = "Mean over conditions, seeds, then settings, of predictors that were run on every screen."
     save_table(summary, "Simulated screens: means over settings", out, f"{name}_summary", about)

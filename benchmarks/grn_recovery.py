@@ -1,6 +1,6 @@
 """How well refined networks recover the true one on simulated screens, beside prior, correlation and regression.
 
-``python benchmarks/grn_recovery.py --help`` lists the options. ``--refine "edge_penalty=0.1"`` gives options of
+``python benchmarks/grn_recovery.py --help`` lists the options. ``--refine "evidence_weight=0.01"`` gives options of
 ``sgv.tl.refine_grn`` (or of ``sgv.GRNRefiner``); given several times, every one is a row of its own.
 """
 
@@ -91,7 +91,7 @@ def refine(adata: Any, seed: int, epochs: int | None, options: dict[str, Any]) -
     model_kwargs = {k: v for k, v in options.items() if k not in own}
     call: dict[str, Any] = {
         "split_key": "split",
-        "categorical_covariate_keys": COLUMNS["categorical_covariate_keys"],
+        **COLUMNS,
         "max_epochs": epochs,
         "accelerator": "cpu",
         "enable_progress_bar": False,

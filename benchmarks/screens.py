@@ -113,7 +113,8 @@ def run(setting: str, seed: int, models: list[str], epochs: int | None, path: Pa
         sgv.grn.add_grn(adata, sgv.grn.degree_matched_random(sgv.grn.get_grn(adata, "grn"), seed), "grn_random")
     if "GraphVCI, refined graph" in todo:
         quiet = {"accelerator": "cpu", "enable_progress_bar": False}
-        sgv.tl.refine_grn(adata, split_key="split", categorical_covariate_keys=COVARIATES, seed=seed, **quiet)
+        columns = {"split_key": "split", "categorical_covariate_keys": COVARIATES, "perturbation_key": "perturbation"}
+        sgv.tl.refine_grn(adata, seed=seed, **columns, **quiet)
     shift = sgv.baselines.ContextShift(adata, categorical_covariate_keys=COVARIATES, split_key="split")
     for name in todo:
         model, seconds = train(adata, name, seed, epochs)

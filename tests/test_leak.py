@@ -187,6 +187,7 @@ def test_refinement_never_sees_held_out_cells(change):
             adata,
             split_key="split",
             categorical_covariate_keys=["cell_type"],
+            perturbation_key="perturbation",
             max_epochs=2,
             threshold=0.01,
             **QUIET,

@@ -15,6 +15,7 @@ class _Keys(NamedTuple):
     SIZE_FACTOR: str = "scgraphvci_size_factor"
     SPLIT: str = "scgraphvci_split"
     GRAPH: str = "scgraphvci_graph"
+    INTERVENTION: str = "scgraphvci_intervention"
 
 
 class _Slots(NamedTuple):

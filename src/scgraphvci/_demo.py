@@ -71,7 +71,12 @@ def run_demo(out: Path, seed: int, console: Console, size: Size | None = None) -
 
         console.rule("2  Refine the prior network with the training cells")
         tl.refine_grn(
-            adata, split_key="split", categorical_covariate_keys=COVARIATES, max_epochs=size.refine_epochs, seed=seed
+            adata,
+            split_key="split",
+            categorical_covariate_keys=COVARIATES,
+            perturbation_key="perturbation",
+            max_epochs=size.refine_epochs,
+            seed=seed,
         )
         console.print(_network_table(adata))
 

@@ -39,7 +39,7 @@ def screen() -> ad.AnnData:
     return adata
 
 
-def fit(adata: ad.AnnData, max_epochs: int = 120, split_key: str | None = "split", train=None, **kwargs) -> GRNRefiner:
+def fit(adata: ad.AnnData, max_epochs: int = 20, split_key: str | None = "split", train=None, **kwargs) -> GRNRefiner:
     adata = adata.copy()
     GRNRefiner.setup_anndata(adata, split_key=split_key, categorical_covariate_keys=["cell_type"])
     torch.manual_seed(0)
@@ -70,9 +70,14 @@ def test_separates_true_from_false_edges(model: GRNRefiner, screen: ad.AnnData) 
     prior = frame[frame["in_prior"]]
     assert auroc(prior["effect"] != 0, prior["weight"]) > 0.95
     kept, added = frame[frame["status"] == "kept"], frame[frame["status"] == "added"]
-    assert (kept["effect"] != 0).mean() > 0.85 and len(kept) > 0.8 * (prior["effect"] != 0).sum()
-    n_absent_true = screen.varp["grn_true"].nnz - (prior["effect"] != 0).sum()
-    assert (added["effect"] != 0).mean() > 0.9 and len(added) > 0.3 * n_absent_true
+    assert (kept["effect"] != 0).mean() > 0.75 and len(kept) > 0.8 * (prior["effect"] != 0).sum()
+    assert (added["effect"] != 0).mean() > 0.9 and len(added) > 0
+    every = model.get_refined_grn(1e-5)
+    outside = every[~every["in_prior"]]
+    index = screen.var_names.get_indexer(outside["source"]), screen.var_names.get_indexer(outside["target"])
+    true = pd.Series(np.asarray(screen.varp["grn_true"][index]).ravel() != 0, index=outside.index)
+    assert true.sum() > 0.9 * (screen.varp["grn_true"].nnz - (prior["effect"] != 0).sum())
+    assert auroc(true, outside["weight"]) > 0.95
     assert (np.sign(kept["effect"]) == kept["sign"])[kept["effect"] != 0].mean() > 0.98
 
 
@@ -91,8 +96,7 @@ def test_frame(model: GRNRefiner, screen: ad.AnnData) -> None:
 
 def test_edges_and_ranking_settle(screen: ad.AnnData) -> None:
     """Null slot: four times the steps change neither the number of edges nor their order by much."""
-    fast = {"plan_kwargs": {"logit_lr": 6.0}}
-    shorter, longer = (fit(screen, max_epochs=epochs, train=fast) for epochs in (30, 120))
+    shorter, longer = (fit(screen, max_epochs=epochs, evidence_weight=0.02) for epochs in (5, 20))
     one, four = (m.get_refined_grn().set_index(["source", "target"]) for m in (shorter, longer))
     counts = [(f["status"] != "dropped").sum() for f in (one, four)]
     assert abs(counts[1] - counts[0]) < 0.1 * counts[0]
@@ -110,7 +114,7 @@ def test_two_genes_pin_the_direction() -> None:
     adata.varp["grn"] = sparse.csr_matrix(np.array([[0, 1], [0, 0]], dtype=np.float32))
     GRNRefiner.setup_anndata(adata)
     model = GRNRefiner(adata)
-    model.train(max_epochs=50, **QUIET)
+    model.train(max_epochs=10, **QUIET)
     frame = model.get_refined_grn()
     assert frame[["source", "target", "status"]].to_numpy().tolist() == [["regulator", "target", "kept"]]
     assert frame.loc[0, "weight"] > 0.7 and frame.loc[0, "sign"] == 1
@@ -131,7 +135,9 @@ def test_same_seed_same_network(screen: ad.AnnData) -> None:
     first, second = (fit(screen, max_epochs=3).get_refined_grn() for _ in range(2))
     pd.testing.assert_frame_equal(first, second)
     third = fit(screen, max_epochs=3, train={"plan_kwargs": {"seed": 1}}).get_refined_grn()
-    assert not np.allclose(first["weight"], third["weight"])
+    edges = ["source", "target"]
+    joined = first.merge(third, on=edges, suffixes=("", "_third"))
+    assert not np.allclose(joined["weight"], joined["weight_third"], atol=1e-6)
 
 
 def test_history_and_early_stopping(screen: ad.AnnData) -> None:
@@ -149,6 +155,52 @@ def test_save_and_load(model: GRNRefiner, screen: ad.AnnData, tmp_path) -> None:
         pd.testing.assert_frame_equal(loaded.get_refined_grn(), model.get_refined_grn())
 
 
+@pytest.fixture(scope="module")
+def knocked(screen: ad.AnnData) -> ad.AnnData:
+    """The screen with regulators G0 to G2 knocked out in cells of their own, which moves their targets a little."""
+    rng = np.random.default_rng(1)
+    treatment = rng.choice(["none", "G0", "G1", "G2", "G0+G1", "drug"], N_CELLS, p=[0.4, 0.15, 0.15, 0.15, 0.05, 0.1])
+    adata = screen.copy()
+    shift = np.sign(screen.varp["grn_true"].toarray())
+    expression = screen.X.toarray()
+    for gene in range(3):
+        expression[treatment == f"G{gene}"] += 0.6 * shift[gene]
+    adata.X = sparse.csr_matrix(expression.astype(np.float32))
+    adata.obs["treatment"] = treatment
+    return adata
+
+
+def with_treatments(adata: ad.AnnData, key: str | None) -> pd.Series:
+    adata = adata.copy()
+    GRNRefiner.setup_anndata(
+        adata, split_key="split", categorical_covariate_keys=["cell_type"], perturbation_key=key, control="none"
+    )
+    torch.manual_seed(0)
+    model = GRNRefiner(adata)
+    model.train(max_epochs=2, **QUIET)
+    return model.get_refined_grn(1e-5).set_index(["source", "target"])["weight"]
+
+
+def test_interventions_are_evidence_for_the_edges_of_their_regulator(knocked: ad.AnnData) -> None:
+    without, found = with_treatments(knocked, None), with_treatments(knocked, "treatment")
+    source, target = knocked.varp["grn_true"].nonzero()
+    chosen = source < 3
+    true = pd.MultiIndex.from_arrays([knocked.var_names[source[chosen]], knocked.var_names[target[chosen]]])
+    true = true.intersection(found.index).intersection(without.index)
+    gained = np.log(found / (1 - found))[true] - np.log(without / (1 - without))[true]
+    assert len(true) > 15 and gained.median() > 1.0
+
+
+def test_treatments_of_held_out_cells_are_invisible(knocked: ad.AnnData) -> None:
+    other = knocked.copy()
+    held_out = (other.obs["split"] != "train").to_numpy()
+    other.obs["treatment"] = np.where(held_out, "G1", other.obs["treatment"])
+    matrix = other.X.toarray()
+    matrix[held_out] = 50.0
+    other.X = sparse.csr_matrix(matrix)
+    pd.testing.assert_series_equal(with_treatments(other, "treatment"), with_treatments(knocked, "treatment"))
+
+
 @pytest.mark.parametrize("candidates", ["all", "frame"])
 def test_candidates(screen: ad.AnnData, candidates: str) -> None:
     pairs = pd.DataFrame({"source": ["G70", "G0"], "target": ["G0", "G71"]})
@@ -162,6 +214,7 @@ def test_paper_preset(screen: ad.AnnData) -> None:
     model = fit(screen, max_epochs=1, preset="paper", n_layers=2)
     module = model.module
     assert module.candidates.n_sources == N_GENES and not module.null_slot and not module.signed
+    assert module.log_odds is None and set(module.state_dict()).isdisjoint({"log_odds", "pulled"})
     assert torch.all(module.edge_penalty == 20 / N_GENES) and torch.all(module.absent_penalty == 20 / N_GENES)
 
 
@@ -184,6 +237,8 @@ def test_needs_a_network(screen: ad.AnnData) -> None:
         GRNRefiner.setup_anndata(screen.copy(), grn_key=None)
     with pytest.raises(KeyError, match="add_grn"):
         GRNRefiner.setup_anndata(screen.copy(), grn_key="nothing")
+    with pytest.raises(ValueError, match="Control 'control' has no cells"):
+        GRNRefiner.setup_anndata(screen.copy(), perturbation_key="cell_type")
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning:mudata")

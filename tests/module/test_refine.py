@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -34,12 +35,20 @@ def statistics(module: RefineModule, matrix, stratum: np.ndarray, cells: np.ndar
         sources=module.candidates.sources.numpy(),
         regulators=module.regulators.numpy(),
         n_features=module.features.shape[1],
+        evidence=module.log_odds is not None,
     )
 
 
 def make(**kwargs) -> RefineModule:
     torch.manual_seed(0)
-    options = {"sources": np.arange(N), "strata": STRATA, "n_levels": [2, 2], "features": 3, **kwargs}
+    options = {
+        "sources": np.arange(N),
+        "strata": STRATA,
+        "n_levels": [2, 2],
+        "features": 3,
+        "evidence": False,
+        **kwargs,
+    }
     return RefineModule(N, PRIOR, **options)
 
 
@@ -204,6 +213,57 @@ def test_logit_steps_are_those_of_the_objective() -> None:
     assert torch.isclose(module.penalty(), (penalty * torch.sigmoid(start)).sum() / N, rtol=1e-3)
 
 
+@pytest.mark.parametrize("pairs", [None, np.array([[0, 2, 4, 5], [9, 9, 10, 11]])])
+def test_logits_start_at_the_log_odds(pairs) -> None:
+    module, _ = ready(evidence=True, prior_log_odds=3.0, pairs=pairs)
+    expression, stratum = data()
+    evidence = statistics(module, expression, stratum).evidence
+    target, source = module.candidates.genes(torch.arange(module.candidates.size))
+    found = evidence[target, np.searchsorted(module.candidates.sources, source)]
+    in_prior = np.isin(np.arange(module.candidates.size), module.candidates.prior)
+    off = (target != source).numpy()
+    usual = max(np.quantile(found[off & ~in_prior], 0.75), math.log1p(1.645**2))
+    expected = np.clip(found - usual - 3.0 * ~in_prior + math.log(0.25), -12, 12)
+    np.testing.assert_allclose(module.log_odds[off], expected[off], atol=1e-3)
+    torch.testing.assert_close(module.logit, module.log_odds)
+    assert torch.all(module.logit[torch.as_tensor(~off)] == -12)
+    # At the default threshold an edge of the prior is kept for what few pairs outside of it have.
+    kept = torch.sigmoid(module.logit[module.candidates.prior]).numpy() > 0.2
+    np.testing.assert_array_equal(kept, found[in_prior] > usual)
+
+
+def test_pull_is_that_of_the_dense_cost_under_gradient_descent() -> None:
+    module, _ = ready(evidence=True, evidence_weight=0.05)
+    module.logit += torch.randn(module.candidates.size, generator=torch.Generator().manual_seed(1))
+    module.p_keep, module.p_add = 0.7, 0.2
+    dense, lr, generator = module.logit.double(), 2.0, torch.Generator().manual_seed(0)
+    in_prior = torch.zeros(module.candidates.size, dtype=torch.bool)
+    in_prior[module.candidates.prior] = True
+    rate = torch.where(in_prior, 0.7, 0.2).double()
+    for _ in range(50):
+        edges = module.sample_edges(generator)
+        module.pull_logits(edges.position, lr)
+        np.testing.assert_allclose(module.logit[edges.position], dense[edges.position], atol=1e-4)
+        gradient = 0.002 * torch.sin(module.logit[edges.position])
+        module.step_logits(edges, gradient, lr)
+        loss = torch.zeros_like(dense)
+        loss[edges.position] = N * gradient.double() / rate[edges.position]
+        dense = dense - lr * (loss + 0.05 * (dense - module.log_odds.double()))
+    assert (module.logit - dense).abs().max() > 1e-3  # some were not touched of late
+    module.settle_logits(lr)
+    np.testing.assert_allclose(module.logit, dense, atol=1e-4)
+    cost = 0.05 / 2 * ((dense - module.log_odds) ** 2).sum() / N
+    torch.testing.assert_close(module.penalty().double(), cost, rtol=1e-3, atol=1e-8)
+
+
+def test_log_odds_need_evidence() -> None:
+    module = make(evidence=True)
+    expression, stratum = data()
+    without = dataclasses.replace(statistics(module, expression, stratum), evidence=None)
+    with pytest.raises(ValueError, match="Log odds need evidence"):
+        module.initialise(without)
+
+
 def test_gains_and_penalties_follow_what_chance_gives() -> None:
     module, _ = ready()
     expression, stratum = data()
@@ -235,6 +295,7 @@ def test_active_edges() -> None:
         ({"p_add": 0.0}, "p_add=0.0"),
         ({"p_keep": 1.5}, "p_keep=1.5"),
         ({"edge_penalty": -1.0}, "edge_penalty=-1.0"),
+        ({"evidence_weight": -1.0}, "evidence_weight=-1.0"),
         ({"gain": 0.0}, "gain=0.0"),
     ],
 )

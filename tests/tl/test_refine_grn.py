@@ -23,6 +23,7 @@ def adata() -> ad.AnnData:
     adata = ad.AnnData(expression.astype(np.float32), var=pd.DataFrame(index=list("ABCDE")))
     adata.obs["split"] = pd.Categorical(np.repeat(["train", "test", "ood"], [400, 100, 100]))
     adata.obs["donor"] = pd.Categorical(rng.choice(["x", "y"], 600))
+    adata.obs["treatment"] = pd.Categorical(rng.choice(["none", "A", "drug"], 600))
     adata.layers["scaled"] = adata.X * 2
     adata.varp["grn"] = sparse.csr_matrix(([1.0, 1.0], ([0, 1], [2, 3])), shape=(5, 5), dtype=np.float32)
     return adata
@@ -32,8 +33,8 @@ def test_writes_the_documented_slots(adata: ad.AnnData, tmp_path) -> None:
     before = adata.copy()
     state = torch.get_rng_state()
     result = refine_grn(
-        adata, split_key="split", categorical_covariate_keys=["donor"], max_epochs=60, seed=3,
-        model_kwargs={"edge_penalty": 0.03}, **QUIET,
+        adata, split_key="split", categorical_covariate_keys=["donor"], max_epochs=6, seed=3,
+        perturbation_key="treatment", control="none", model_kwargs={"evidence_weight": 0.05}, **QUIET,
     )  # fmt: skip
     assert result is None
     assert torch.equal(state, torch.get_rng_state())
@@ -43,8 +44,9 @@ def test_writes_the_documented_slots(adata: ad.AnnData, tmp_path) -> None:
     assert refined.data.min() > 0.2
 
     params = adata.uns["grn_refined"]["params"]
-    assert params["grn_key"] == "grn" and params["seed"] == 3 and params["max_epochs"] == 60
-    assert params["edge_penalty"] == "0.03" and params["categorical_covariate_keys"] == ["donor"]
+    assert params["grn_key"] == "grn" and params["seed"] == 3 and params["max_epochs"] == 6
+    assert params["evidence_weight"] == "0.05" and params["categorical_covariate_keys"] == ["donor"]
+    assert params["perturbation_key"] == "treatment" and params["control"] == "none"
     counts = adata.uns["grn_refined"]["n_edges"]
     assert counts["kept"] + counts["dropped"] == 2 and counts["kept"] + counts["added"] == refined.nnz
     frame = get_grn(adata, "grn_refined")
@@ -79,7 +81,7 @@ def test_nothing_is_written_on_error(adata: ad.AnnData) -> None:
     broken.X[0, 0] = np.nan
     with pytest.raises(ValueError, match="NaN or infinite"):
         refine_grn(broken, **QUIET)
-    assert "grn_refined" not in adata.varp and not adata.uns and list(adata.obs) == ["split", "donor"]
+    assert "grn_refined" not in adata.varp and not adata.uns and list(adata.obs) == ["split", "donor", "treatment"]
 
 
 def with_peaks(rna: ad.AnnData, name: str = "rna") -> MuData:
@@ -105,7 +107,7 @@ def test_mudata_gives_the_same_network(adata: ad.AnnData, tmp_path) -> None:
     for found in (written["gex"], mdata["gex"]):
         pd.testing.assert_frame_equal(get_grn(found, "grn_refined"), get_grn(adata, "grn_refined"), check_exact=True)
         assert found.uns["grn_refined"] == adata.uns["grn_refined"]
-    assert list(mdata["gex"].obs) == ["split", "donor"] and not mdata["atac"].uns and not mdata.uns
+    assert list(mdata["gex"].obs) == ["split", "donor", "treatment"] and not mdata["atac"].uns and not mdata.uns
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning:mudata")

@@ -10,6 +10,7 @@ from scgraphvci.data._fields import (
 )
 from scgraphvci.data._gene_regression import Network
 from scgraphvci.data._graph_field import GraphField
+from scgraphvci.data._intervention_field import InterventionField
 from scgraphvci.data._moments import StratumMoments, stratum_moments
 from scgraphvci.data._outcome_field import OutcomeField
 from scgraphvci.data._treatments import TreatmentTable
@@ -17,6 +18,7 @@ from scgraphvci.data._treatments import TreatmentTable
 __all__ = [
     "ContinuousField",
     "GraphField",
+    "InterventionField",
     "Network",
     "OutcomeField",
     "Residuals",

@@ -9,6 +9,8 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import svds
 
+from scgraphvci.data._edge_evidence import OTHER, Arms, edge_evidence
+
 BLOCK_CELLS = 1024
 RIDGE = 0.5  # on the scale of correlations: enough for regulators that nearly copy each other
 
@@ -33,6 +35,8 @@ class RefineStatistics:
         Loadings of the leading components of co-expression with the sources, standardised, ``(n_genes, n_features)``.
     n_cells
         Number of cells.
+    evidence
+        For an edge from each source to each gene, ``(n_genes, n_sources)``; None if not asked for.
     """
 
     mean: np.ndarray
@@ -42,6 +46,7 @@ class RefineStatistics:
     covariance: np.ndarray
     features: np.ndarray
     n_cells: int
+    evidence: np.ndarray | None = None
 
 
 def refine_statistics(
@@ -53,6 +58,8 @@ def refine_statistics(
     sources: np.ndarray,
     regulators: np.ndarray,
     n_features: int,
+    evidence: bool = False,
+    intervention: np.ndarray | None = None,
 ) -> RefineStatistics:
     """Compute the statistics of some cells.
 
@@ -72,18 +79,30 @@ def refine_statistics(
         Those of them that are adjusted for one another; may be empty.
     n_features
         Number of features; 0 for none.
+    evidence
+        Whether to compute the evidence for edges.
+    intervention
+        Of each row of `matrix`: position of the perturbed gene, or a code of :mod:`scgraphvci.data._edge_evidence` for
+        control and other treatments. None: nothing is known of treatments.
     """
     cells = np.sort(cells)
     mean = _stratum_means(matrix, stratum, cells, n_strata)
     square = np.zeros(mean.shape[1])
     covariance = np.zeros((len(sources), mean.shape[1]), dtype=np.float32)
+    if intervention is None:
+        intervention = np.full(len(stratum), OTHER)
+    arms = Arms(intervention, stratum, cells, sources, mean.shape[1]) if evidence else None
     for block, rows in _blocks(matrix, cells):
         residual = (block - mean[stratum[rows]]).astype(np.float32)
         square += np.einsum("ij,ij->j", residual, residual, dtype=np.float64)
         covariance += residual[:, sources].T @ residual
+        if arms is not None:
+            arms.add(residual, rows)
     scale = np.sqrt(square / len(cells))
     scale[scale < 1e-6] = 1.0  # a constant gene has residuals of rounding error only
     covariance /= len(cells) * scale[sources][:, None] * scale[None, :]
+    if arms is not None:
+        arms.standardise(scale)
     precision, own_scale, adjusted = _adjust(covariance, np.searchsorted(sources, regulators), regulators)
     return RefineStatistics(
         mean=mean.astype(np.float32),
@@ -93,6 +112,7 @@ def refine_statistics(
         covariance=adjusted.T,
         features=_features(covariance, n_features),
         n_cells=len(cells),
+        evidence=None if arms is None else edge_evidence(covariance, sources, arms).T,
     )
 
 

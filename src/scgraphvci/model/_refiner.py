@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 MAX_GENES_ALL_PAIRS = 5_000  # 25 million logits, the one dense array
 DEFAULT_STEPS = 2_000
+DEFAULT_STEPS_EVIDENCE = 500  # logits start near where they settle, within tens of steps
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -38,6 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "hide_self": False,
         "signed": False,
         "adjust_regulators": False,
+        "evidence": False,
         "absent_logit": 0.0,
     },
 }
@@ -62,19 +64,23 @@ class GRNRefiner(SafeSavingMixin, RefinerSetupMixin, UnsupervisedTrainingMixin, 
         for the paper, "all".
     preset
         "default", or "paper" for the publication's network: seven layers, plain softmax, a gene's own expression
-        visible, no signs.
+        visible, no signs, no evidence, an edge penalty.
     n_features
         Number of co-expression components of training cells used as gene features where none were registered.
     **module_kwargs
-        Any other argument of :class:`scgraphvci.module.RefineModule`, such as `edge_penalty`, `p_add`, `hide_self`.
+        Any other argument of :class:`scgraphvci.module.RefineModule`, such as `evidence_weight`, `p_add`, `hide_self`.
 
     Notes
     -----
-    What confidences mean. Edges of the prior start at .5 and others at .018, below the default threshold of .2: without
-    data the refined network is the prior. An edge rises while what it adds to the prediction of its target outweighs
-    its penalty, in competition with the target's other regulators, and falls otherwise. Confidences are no
-    probabilities and say nothing about direction beyond the candidates; association with an unmeasured common cause
-    raises them too.
+    What confidences mean. Logits start at evidence in the training cells: how far a regulator and its target vary
+    together given all other regulators and, where treatments are registered, how far the target shifts when the
+    regulator is perturbed, given what other shifted regulators explain. An edge of the prior needs less of it. At the
+    default threshold of .2 an edge of the prior is kept if its evidence is above what three quarters of the pairs
+    outside the prior have. The network then moves logits by what edges add to the prediction of their targets, against
+    a cost of leaving the evidence; see :class:`scgraphvci.module.RefineModule`. On simulated screens it is the evidence
+    that finds the true edges: training adds nothing measurable to it, and the default cost keeps confidences close.
+    Confidences are no calibrated probabilities and say nothing about direction beyond the candidates; association with
+    an unmeasured common cause raises them too.
 
     Examples
     --------
@@ -155,7 +161,7 @@ class GRNRefiner(SafeSavingMixin, RefinerSetupMixin, UnsupervisedTrainingMixin, 
         Parameters
         ----------
         max_epochs
-            Passes over the training cells. None: as many as make 3,000 steps, at least 5.
+            Passes over the training cells. None: as many as make 500 steps, or 2,000 without evidence, at least 5.
         accelerator, devices
             As in Lightning. Edges are sampled for one device only.
         train_size, validation_size
@@ -190,7 +196,8 @@ class GRNRefiner(SafeSavingMixin, RefinerSetupMixin, UnsupervisedTrainingMixin, 
         self.adata_manager.validate()
         indexing = split_indices(self.adata_manager, train_size, validation_size)
         if max_epochs is None:
-            max_epochs = int(max(5, np.ceil(DEFAULT_STEPS / np.ceil(len(indexing[0]) / batch_size))))
+            steps = DEFAULT_STEPS if self.module.log_odds is None else DEFAULT_STEPS_EVIDENCE
+            max_epochs = int(max(5, np.ceil(steps / np.ceil(len(indexing[0]) / batch_size))))
         if self.get_state_registry(KEYS.OUTCOME)["integer"]:
             logger.warning("Expression holds whole numbers only. Refinement expects log-normalised values, not counts.")
         if not self.is_trained_:
@@ -219,8 +226,16 @@ class GRNRefiner(SafeSavingMixin, RefinerSetupMixin, UnsupervisedTrainingMixin, 
                 sources=self.module.candidates.sources.cpu().numpy(),
                 regulators=self.module.regulators.cpu().numpy(),
                 n_features=self.module.features.shape[1] if self.module.learn_features else 0,
+                evidence=self.module.log_odds is not None,
+                intervention=self._intervention(),
             )
         )
+
+    def _intervention(self) -> np.ndarray | None:
+        """Return the code of each cell's intervention, if treatments were registered."""
+        if KEYS.INTERVENTION not in self.adata_manager.data_registry:
+            return None
+        return np.asarray(self.adata_manager.get_from_registry(KEYS.INTERVENTION)).ravel().astype(np.int64)
 
     @torch.no_grad()
     def get_refined_grn(self, threshold: float = 0.2) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from scvi.model.base import BaseModelClass
 
-from scgraphvci.data import GraphField, OutcomeField, SplitField, StratumField
+from scgraphvci.data import GraphField, InterventionField, OutcomeField, SplitField, StratumField
 from scgraphvci.data._read import modality as modality_of
 from scgraphvci.model._setup import ScreenManager
 
@@ -29,6 +29,8 @@ class RefinerSetupMixin(_Base):
         split_key: str | None = None,
         categorical_covariate_keys: list[str] | None = None,
         gene_features_key: str | None = None,
+        perturbation_key: str | None = None,
+        control: str = "control",
         **kwargs: Any,
     ) -> None:
         """Register expression and the prior network.
@@ -50,6 +52,12 @@ class RefinerSetupMixin(_Base):
             interventions do to targets is the best evidence there is.
         gene_features_key
             Features in `adata.varm`.
+        perturbation_key
+            Column with treatments. Those named by a gene of `adata` are taken for interventions on it: which genes
+            shift where a regulator is perturbed is evidence for its edges. Other names, combinations of genes joined
+            by a separator among them, are no evidence of this kind. None: no treatment is known.
+        control
+            The value of `perturbation_key` for cells without a treatment; unused without that.
         **kwargs
             For scvi-tools' own use when a saved set-up is replayed.
 
@@ -58,11 +66,12 @@ class RefinerSetupMixin(_Base):
         KeyError
             If a column, layer or network is missing.
         ValueError
-            If values are missing or not finite, or the network has no edges.
+            If values are missing or not finite, the network has no edges, or the control has no cells.
 
         Notes
         -----
-        Writes `obs["_scgraphvci_stratum"]` and scvi-tools' identifiers in `uns`.
+        Writes `obs["_scgraphvci_stratum"]`, with `perturbation_key` also `obs["_scgraphvci_intervention"]`, and
+        scvi-tools' identifiers in `uns`.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         cls._register(adata, None, setup_method_args, **kwargs)
@@ -77,6 +86,8 @@ class RefinerSetupMixin(_Base):
         split_key: str | None = None,
         categorical_covariate_keys: list[str] | None = None,
         gene_features_key: str | None = None,
+        perturbation_key: str | None = None,
+        control: str = "control",
         **kwargs: Any,
     ) -> None:
         """Register expression and the prior network held in one modality of a MuData.
@@ -90,7 +101,7 @@ class RefinerSetupMixin(_Base):
             The data.
         modality
             Name of the modality with expression.
-        layer, grn_key, split_key, categorical_covariate_keys, gene_features_key
+        layer, grn_key, split_key, categorical_covariate_keys, gene_features_key, perturbation_key, control
             See :meth:`setup_anndata`.
         **kwargs
             For scvi-tools' own use when a saved set-up is replayed.
@@ -100,8 +111,8 @@ class RefinerSetupMixin(_Base):
         KeyError
             If the modality, a column, layer or network is missing.
         ValueError
-            If values are missing or not finite, the network has no edges, or the modality holds its cells in another
-            order than the MuData.
+            If values are missing or not finite, the network has no edges, the control has no cells, or the modality
+            holds its cells in another order than the MuData.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         modality_of(mdata, modality)
@@ -118,6 +129,7 @@ class RefinerSetupMixin(_Base):
             GraphField(arguments["grn_key"], arguments["gene_features_key"], mod_key=mod_key),
             OutcomeField(arguments["layer"], mod_key=mod_key),
             StratumField(arguments["categorical_covariate_keys"], mod_key=mod_key),
+            InterventionField(arguments["perturbation_key"], arguments["control"], mod_key=mod_key),
         ]
         manager = ScreenManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(data, **kwargs)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from scgraphvci.data._refine_statistics import RefineStatistics
 
 MAX_LOGIT = 12.0  # sigmoid(-12) = 6e-6: beyond it a confidence says nothing more
+USUAL_EVIDENCE = 0.75  # quantile over pairs outside the prior
+CHANCE_EVIDENCE = math.log1p(2.7055)  # log(1 + T^2) exceeds it in one of ten pairs if T is standard normal
+START_CONFIDENCE = 0.2  # of an edge of the prior with that evidence
 HIDDEN_SHARE = 0.2
 MIN_COVARIANCE = 0.0125  # a weaker pull is not felt within the default number of steps
 
@@ -47,12 +50,22 @@ class RefineModule(BaseModuleClass):
         Number of graph layers, their width.
     p_keep, p_add
         Probability of sampling pairs of the prior (and the diagonal, where allowed), and all other candidates.
+    evidence
+        Start logits at what the training cells say of each edge (:func:`scgraphvci.data._edge_evidence.edge_evidence`)
+        and hold them there: the log odds l, see Notes, are the mean of a normal prior of the logit. Its cost,
+        ``evidence_weight / 2 * (L - l)^2`` for every edge, takes the place of the edge penalty.
+    prior_log_odds
+        What being in the prior adds to the log odds of an edge.
+    evidence_weight
+        See `evidence`, on the scale of `edge_penalty`. A logit settles at l less the derivative of the loss with
+        respect to it divided by this.
     edge_penalty
         Cost of an edge, in units of its target's variance. Adds ``edge_penalty * sum(sigmoid(L)) / N`` to the loss,
         which is lambda * mean(sigmoid(L)) of Eq. 13 with lambda = edge_penalty * N when all pairs are candidates. An
         edge with little weight, alone in its row, rises if the absolute covariance it carries is above
         ``edge_penalty / (2 gain)``. None: by target, such that this is sqrt(2) standard errors, ``sqrt(2 / n_cells)``,
-        below which an edge is not expected to help in predicting new cells (Akaike's criterion); at least 0.0125.
+        below which an edge is not expected to help in predicting new cells (Akaike's criterion); at least 0.0125. With
+        `evidence`, None is 0.
     absent_penalty
         The same for pairs outside the prior. None: such that it is ``sqrt(2 log(n_absent) / n_cells)``, so that of all
         these pairs none is expected to rise by chance (universal threshold of Donoho and Johnstone).
@@ -74,7 +87,15 @@ class RefineModule(BaseModuleClass):
         standard deviation of its message. Where candidates above their chance level carry more covariance than that
         together, the target gets their sum, up to 1: too small a scale lets the first edges to rise use up the row.
     prior_logit, absent_logit
-        Where logits start.
+        Where logits start without `evidence`.
+
+    Notes
+    -----
+    The log odds are ``E - t - prior_log_odds * [not in prior] + logit(0.2)`` with E the evidence and t what three
+    quarters of the pairs outside the prior do not reach. Nearly all of these are false, so this is a level of chance
+    that holds under confounding too. It is at least what nine in ten pairs of independent genes do not reach. So at a
+    threshold of 0.2 an edge of the prior is kept if its evidence is in the top quarter of what false edges have, and a
+    pair outside the prior is added if it has `prior_log_odds` more. Logits are kept within 12 of 0.
     """
 
     logit: Tensor
@@ -90,6 +111,8 @@ class RefineModule(BaseModuleClass):
     edge_penalty: Tensor
     absent_penalty: Tensor
     target_gain: Tensor
+    log_odds: Tensor | None
+    pulled: Tensor
 
     def __init__(
         self,
@@ -103,6 +126,9 @@ class RefineModule(BaseModuleClass):
         *,
         n_layers: int = 1,
         n_hidden: int = 8,
+        evidence: bool = True,
+        prior_log_odds: float = 4.0,
+        evidence_weight: float = 0.1,
         p_keep: float = 0.982,
         p_add: float = 0.018,
         edge_penalty: float | None = None,
@@ -117,7 +143,13 @@ class RefineModule(BaseModuleClass):
         absent_logit: float = -4.0,
     ) -> None:
         super().__init__()
-        penalties = {"edge_penalty": edge_penalty, "absent_penalty": absent_penalty, "self_penalty": self_penalty}
+        penalties = {
+            "edge_penalty": edge_penalty,
+            "absent_penalty": absent_penalty,
+            "self_penalty": self_penalty,
+            "prior_log_odds": prior_log_odds,
+            "evidence_weight": evidence_weight,
+        }
         _check_options(n_layers, n_hidden, {"p_keep": p_keep, "p_add": p_add}, penalties, gain)
         self.n_genes, self.n_hidden, self.gain, self.null_slot = n_genes, n_hidden, gain, null_slot
         self.p_keep, self.p_add = p_keep, p_add
@@ -134,6 +166,12 @@ class RefineModule(BaseModuleClass):
         logit[self.candidates.prior] = prior_logit
         logit[self.candidates.excluded] = -MAX_LOGIT
         self.register_buffer("logit", logit)
+        self.prior_log_odds, self.evidence_weight = prior_log_odds, evidence_weight
+        self.register_buffer("log_odds", logit.clone() if evidence else None)
+        # How many steps' pull towards the log odds each logit has had, of those taken since they were last settled.
+        pulled = torch.zeros(self.candidates.size if evidence else 0, dtype=torch.int32)
+        self.register_buffer("pulled", pulled, persistent=False)
+        self._n_steps = 0
         self._register_statistics(prior, strata, n_levels or [], features, adjust_regulators)
         width_in = self.features.shape[1] + self.covariates.shape[1]
         self.expression_weight = nn.Parameter(torch.randn(1, n_hidden))
@@ -177,13 +215,34 @@ class RefineModule(BaseModuleClass):
         self.scale.copy_(torch.as_tensor(statistics.scale))
         self.precision.copy_(torch.as_tensor(statistics.precision))
         self.own_scale.copy_(torch.as_tensor(statistics.own_scale))
-        covariance = torch.as_tensor(statistics.covariance).reshape(-1)
-        covariance = covariance.clone() if self.candidates.keys is None else covariance[self.candidates.keys]
+        covariance = self._of_candidates(statistics.covariance)
         covariance[self.candidates.excluded] = 0.0
         self.sign.copy_(covariance.sign())
         self._set_scales(covariance.abs_(), statistics.n_cells)
+        if self.log_odds is not None:
+            self._set_log_odds(self.log_odds, statistics.evidence)
         if self.learn_features:
             self.features.copy_(torch.as_tensor(statistics.features))
+
+    def _of_candidates(self, table: np.ndarray) -> Tensor:
+        """Take the candidates' values from a table of targets by sources."""
+        values = torch.as_tensor(np.ascontiguousarray(table), device=self.logit.device).reshape(-1)
+        return values.clone() if self.candidates.keys is None else values[self.candidates.keys]
+
+    def _set_log_odds(self, log_odds: Tensor, evidence: np.ndarray | None) -> None:
+        """Turn evidence into log odds, and start there."""
+        if evidence is None:
+            msg = "Log odds need evidence: compute the statistics with `evidence=True`."
+            raise ValueError(msg)
+        found = self._of_candidates(evidence)
+        absent = self.candidates.absent(torch.arange(self.candidates.n_absent, device=found.device))
+        usual = float(np.quantile(found[absent].cpu().numpy(), USUAL_EVIDENCE)) if len(absent) else 0.0
+        found -= max(usual, CHANCE_EVIDENCE) + self.prior_log_odds
+        found += math.log(START_CONFIDENCE / (1 - START_CONFIDENCE))
+        found[self.candidates.prior] += self.prior_log_odds
+        found[self.candidates.excluded] = -MAX_LOGIT
+        log_odds.copy_(found.clamp(-MAX_LOGIT, MAX_LOGIT))
+        self.logit.copy_(log_odds)
 
     def _set_scales(self, covariance: Tensor, n_cells: int) -> None:
         """Set gains and penalties by what covariances chance would give."""
@@ -195,8 +254,9 @@ class RefineModule(BaseModuleClass):
         carried = torch.zeros_like(self.target_gain).index_add(0, target, covariance * (covariance > floor))
         self.target_gain.copy_(carried.clamp(min=self.gain, max=max(1.0, self.gain)))
         edge_penalty, absent_penalty = self._given_penalties
-        self.edge_penalty.copy_(2 * self.target_gain * floor_prior)
-        self.absent_penalty.copy_(2 * self.target_gain * floor_absent)
+        if self.log_odds is None:
+            self.edge_penalty.copy_(2 * self.target_gain * floor_prior)
+            self.absent_penalty.copy_(2 * self.target_gain * floor_absent)
         if edge_penalty is not None:
             self.edge_penalty.fill_(edge_penalty)
         if absent_penalty is not None:
@@ -325,21 +385,55 @@ class RefineModule(BaseModuleClass):
         return LossOutput(loss=per_cell.mean(), reconstruction_loss=per_cell)
 
     def penalty(self) -> Tensor:
-        """Edge penalty at the present logits, on the scale of the loss (per gene)."""
+        """Cost of edges at the present logits, on the scale of the loss (per gene)."""
         prior = self.candidates.prior
         confidence = torch.sigmoid(self.logit)
         target, source = self.candidates.genes(torch.arange(self.candidates.size, device=self.logit.device))
         cost = self.absent_penalty[target]
         cost[prior] = self.edge_penalty[target[prior]]
         cost = cost + self.self_penalty * (target == source)
-        return (cost * confidence).sum() / self.n_genes
+        total = (cost * confidence).sum()
+        if self.log_odds is not None:
+            total = total + self.evidence_weight / 2 * ((self.logit - self.log_odds) ** 2).sum()
+        return total / self.n_genes
+
+    @torch.no_grad()
+    def pull_logits(self, position: Tensor, lr: float) -> None:
+        """Bring logits to where their cost has pulled them in the steps since they were last touched.
+
+        A step of gradient descent on the quadratic cost multiplies the distance to the log odds by
+        ``1 - lr * evidence_weight``, so any number of them is one power of it. Does nothing without evidence.
+
+        Parameters
+        ----------
+        position
+            Of the logits.
+        lr
+            As for :meth:`step_logits`.
+        """
+        if self.log_odds is None:
+            return
+        elapsed = self._n_steps - self.pulled[position]
+        start = self.log_odds[position]
+        self.logit[position] = (
+            start + (self.logit[position] - start) * max(0.0, 1 - lr * self.evidence_weight) ** elapsed
+        )
+        self.pulled[position] = self._n_steps
+
+    def settle_logits(self, lr: float) -> None:
+        """Bring all logits to the present step."""
+        if self._n_steps:
+            self.pull_logits(torch.arange(self.candidates.size, device=self.logit.device), lr)
+            self.pulled.zero_()
+            self._n_steps = 0
 
     @torch.no_grad()
     def step_logits(self, edges: Edges, gradient: Tensor, lr: float) -> None:
         """Move the logits of sampled edges down the gradient of loss and penalty, divided by each edge's sampling rate.
 
         Plain gradient descent: an edge that is sampled rarely moves as far, on average, as one that is always sampled,
-        and penalty and loss keep the proportion in which they stand in the objective. No state is kept per edge.
+        and penalty and loss keep the proportion in which they stand in the objective. The quadratic cost pulls every
+        logit in every step, sampled or not: see :meth:`pull_logits`, to be called before the loss is computed.
 
         Parameters
         ----------
@@ -357,7 +451,10 @@ class RefineModule(BaseModuleClass):
         rate = torch.where(edges.in_prior, self.p_keep, self.p_add)
         step = lr * (self.n_genes * gradient + cost * confidence * (1 - confidence)) / rate
         # No single outlying cell moves an edge by more than 1.
-        self.logit[edges.position] = (logit - step.clamp(-1.0, 1.0)).clamp(-MAX_LOGIT, MAX_LOGIT)
+        step = step.clamp(-1.0, 1.0)
+        self._n_steps += 1
+        self.pull_logits(edges.position, lr)
+        self.logit[edges.position] = (self.logit[edges.position] - step).clamp(-MAX_LOGIT, MAX_LOGIT)
 
 
 def _check_options(

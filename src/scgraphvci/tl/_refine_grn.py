@@ -24,6 +24,8 @@ def refine_grn(
     split_key: str | None = None,
     categorical_covariate_keys: list[str] | None = None,
     gene_features_key: str | None = None,
+    perturbation_key: str | None = None,
+    control: str = "control",
     max_epochs: int | None = None,
     threshold: float = 0.2,
     seed: int = 0,
@@ -52,8 +54,13 @@ def refine_grn(
         Columns whose joint levels are the strata; strata means are removed. Leave the treatment out.
     gene_features_key
         Features in `adata.varm`; components of co-expression in training cells if None.
+    perturbation_key
+        Column with treatments. Those named by a gene of `adata` are taken for interventions on it: which genes shift
+        where a regulator is perturbed is evidence for its edges. Other names, combinations among them, are not used.
+    control
+        The value of `perturbation_key` for cells without a treatment.
     max_epochs
-        Passes over the training cells; enough for 2,000 steps if None.
+        Passes over the training cells; enough for 500 steps if None, or 2,000 without evidence.
     threshold
         Confidence above which an edge is in the refined network.
     seed
@@ -62,7 +69,7 @@ def refine_grn(
     copy
         Write to a copy and return it.
     model_kwargs
-        Passed to :class:`scgraphvci.GRNRefiner`, such as `preset`, `candidates`, `edge_penalty`.
+        Passed to :class:`scgraphvci.GRNRefiner`, such as `preset`, `candidates`, `prior_log_odds`.
     **train_kwargs
         Passed to :meth:`scgraphvci.GRNRefiner.train`.
 
@@ -80,8 +87,8 @@ def refine_grn(
     KeyError
         If a modality, column, layer or network is missing.
     ValueError
-        If values are missing or not finite, the network has no edges, or no edge passes the threshold. Then nothing is
-        written.
+        If values are missing or not finite, the network has no edges, the control has no cells, or no edge passes the
+        threshold. Then nothing is written.
 
     Examples
     --------
@@ -99,6 +106,8 @@ def refine_grn(
         split_key=split_key,
         categorical_covariate_keys=categorical_covariate_keys,
         gene_features_key=gene_features_key,
+        perturbation_key=perturbation_key,
+        control=control,
     )
     plan_kwargs = {"seed": seed, "threshold": threshold, **train_kwargs.pop("plan_kwargs", {})}
     with torch.random.fork_rng(devices=[]):
@@ -112,7 +121,7 @@ def refine_grn(
     if above.empty:
         msg = (
             f"No edge has a confidence above threshold={threshold} (largest {refined['weight'].max():.3f}). Lower "
-            "`threshold`, or `model_kwargs={'edge_penalty': ...}`."
+            "`threshold`."
         )
         raise ValueError(msg)
     adata = adata.copy() if copy else adata
@@ -127,6 +136,8 @@ def refine_grn(
         "split_key": split_key,
         "categorical_covariate_keys": list(categorical_covariate_keys or []),
         "gene_features_key": gene_features_key,
+        "perturbation_key": perturbation_key,
+        "control": None if perturbation_key is None else control,
         "max_epochs": len(model.history["train_loss"]),
         "threshold": threshold,
         "seed": seed,

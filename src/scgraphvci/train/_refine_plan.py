@@ -65,12 +65,14 @@ class RefinePlan(TrainingPlan):
 
     def on_validation_epoch_start(self) -> None:
         """Find the active edges, and hide the same expression in every validation."""
+        self.module.settle_logits(self.logit_lr)
         self._active = self.module.active_edges(self.threshold)
         self._generator.manual_seed(self.seed)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the reconstruction loss under a fresh mask."""
         edges = self.module.sample_edges(self._generator)
+        self.module.pull_logits(edges.position, self.logit_lr)
         logit = self.module.logit[edges.position].requires_grad_()
         self._sampled = (edges, logit)
         output = self._step(batch, edges, logit)
@@ -91,7 +93,8 @@ class RefinePlan(TrainingPlan):
             self._sampled = None
 
     def on_train_epoch_end(self) -> None:
-        """Log the penalty and the number of edges above the threshold."""
+        """Log the cost of edges and the number of edges above the threshold."""
+        self.module.settle_logits(self.logit_lr)
         self.log("edge_penalty", self.module.penalty())
         self.log("n_edges", (torch.sigmoid(self.module.logit) > self.threshold).sum().float())
 
