@@ -45,13 +45,13 @@ def test_sums_equal_a_loop_over_cells(make_cells):
         (group,) = np.flatnonzero((sums.groups.stratum == x) & (sums.groups.cluster == cells.cluster[k]))
         count[group, role] += 1
         for i, variable in enumerate(variables):
-            first[i, group, role] += variable[k] - sums.offset[x]
+            first[group, i, role] += variable[k] - sums.offset[x]
         for p, (i, j) in enumerate(sums.pairs):
             second[p, x, role] += (variables[i][k] - sums.offset[x]) * (variables[j][k] - sums.offset[x])
     np.testing.assert_array_equal(sums.count, count)
     np.testing.assert_allclose(sums.first, first, atol=1e-10)
     np.testing.assert_allclose(sums.second, second, atol=1e-10)
-    assert sums.first.shape == (3, sums.groups.n_groups, N_ROLES, 2)
+    assert sums.first.shape == (sums.groups.n_groups, 3, N_ROLES, 2)
     assert sums.second.shape == (6, 3, N_ROLES, 2)
 
 

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from scgraphvci.estimate import EffectSums, Groups
-from scgraphvci.estimate._average import StratumAverage
+from scgraphvci.estimate._average import StratumAverage, cluster_variance_of
 from scgraphvci.estimate._influence import influence_function, point_estimates, stratum_moments
 
 
@@ -26,6 +26,11 @@ def averaged(sums, reported, estimator="observed"):
     moments = stratum_moments(sums)
     average = StratumAverage.of(moments, np.asarray(reported), max(reported) + 1)
     return average, moments, influence_function(moments, estimator), getattr(point_estimates(moments), estimator)
+
+
+def cluster_variance(average, sums, moments, influence, effect):
+    n_clusters = average.n_clusters(sums)
+    return cluster_variance_of(average.cluster_totals(sums, moments, influence, effect), n_clusters), n_clusters
 
 
 def test_weights_are_shares_of_cells_with_both_arms(make_cells):
@@ -88,7 +93,7 @@ def test_cluster_variance_equals_the_naive_computation(make_cells):
     cells.treatment[(cells.stratum == 2) & (cells.treatment == 1)] = 2
     sums = cells.sums(clustered=True)
     average, moments, influence, effect = averaged(sums, reported)
-    variance, n_clusters = average.cluster_variance(sums, moments, influence, effect)
+    variance, n_clusters = cluster_variance(average, sums, moments, influence, effect)
     for r, strata in [(0, [0, 3]), (1, [1])]:
         parts = [observed_values(cells, x) for x in strata]
         n_cells = sum(len(rows) for *_, rows in parts)
@@ -101,12 +106,25 @@ def test_cluster_variance_equals_the_naive_computation(make_cells):
         assert n_clusters[r] == 5
 
 
+def test_the_order_of_groups_does_not_matter(make_cells):
+    cells = make_cells(n_strata=4)
+    sums, shuffled = cells.sums(clustered=True), cells.sums(clustered=True)
+    order = np.random.default_rng(0).permutation(sums.groups.n_groups)
+    shuffled.groups = Groups(sums.groups.stratum[order], sums.groups.cluster[order], 4)
+    shuffled.count, shuffled.first = sums.count[order], sums.first[order]
+    totals = []
+    for one in (sums, shuffled):
+        average, moments, influence, effect = averaged(one, [0, 1, 2, 3], "robust")
+        totals.append(average.cluster_totals(one, moments, influence, effect))
+    np.testing.assert_allclose(totals[0], totals[1], rtol=0, atol=1e-12)
+
+
 def test_one_cell_per_cluster_is_the_variance_of_cells(make_cells):
     cells = make_cells(n_strata=1)
     cells.cluster = np.arange(len(cells.stratum))
     sums = cells.sums(clustered=True)
     average, moments, influence, effect = averaged(sums, [0], "robust")
-    by_cluster, n_clusters = average.cluster_variance(sums, moments, influence, effect)
+    by_cluster, n_clusters = cluster_variance(average, sums, moments, influence, effect)
     by_cell, _ = average.cell_variance(moments, influence)
     assert n_clusters[0] == min((cells.treatment == 0).sum(), (cells.treatment == 1).sum())
     np.testing.assert_allclose(by_cluster, by_cell, rtol=0.05)
@@ -117,7 +135,7 @@ def test_strata_nested_in_clusters_vary_by_their_effects(make_cells):
     cells.cluster = cells.stratum
     sums = cells.sums(clustered=True)
     average, moments, influence, effect = averaged(sums, [0, 0, 0, 0])
-    variance, n_clusters = average.cluster_variance(sums, moments, influence, effect)
+    variance, n_clusters = cluster_variance(average, sums, moments, influence, effect)
     share = np.bincount(cells.stratum) / len(cells.stratum)
     deviation = share[:, None] * (effect - share @ effect)
     np.testing.assert_allclose(variance[0], 4 / 3 * (deviation**2).sum(axis=0), rtol=1e-9)
@@ -129,7 +147,7 @@ def test_clusters_are_those_of_the_scarcer_arm(make_cells):
     cells.treatment[(cells.treatment == 0) & (cells.cluster > 1)] = 2
     sums = cells.sums(clustered=True)
     average, moments, influence, effect = averaged(sums, [0])
-    assert average.cluster_variance(sums, moments, influence, effect)[1].tolist() == [2]
+    assert cluster_variance(average, sums, moments, influence, effect)[1].tolist() == [2]
 
 
 def test_sums_without_clusters_are_refused(make_cells):
@@ -139,4 +157,4 @@ def test_sums_without_clusters_are_refused(make_cells):
     sums.update(cells.outcome, cells.predicted, None, cells.treatment == 0, None, group)
     average, moments, influence, effect = averaged(sums, [0, 1, 2])
     with pytest.raises(ValueError, match="no clusters"):
-        average.cluster_variance(sums, moments, influence, effect)
+        cluster_variance(average, sums, moments, influence, effect)

@@ -78,7 +78,7 @@ def test_totals_by_group_equal_the_naive_ones(make_cells, estimator, with_refere
     cells = make_cells()
     sums = cells.sums(clustered=True, with_reference=with_reference, batch_size=50)
     moments = stratum_moments(sums)
-    totals = influence_totals(sums, moments, influence_function(moments, estimator))
+    (totals,) = influence_totals(sums, moments, influence_function(moments, estimator))
     for x in range(3):
         _, phi = naive(cells, x, estimator, with_reference=with_reference)
         cluster = cells.cluster[cells.stratum == x]

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from scgraphvci.estimate._accumulate import EffectSums, Groups
+from scgraphvci.estimate._calibration import Calibration
 from scgraphvci.estimate._marginal_effects import coarsen_strata, marginal_effects
 from scgraphvci.estimate._multiplicity import adjust_p_values
 from scgraphvci.estimate._result import MarginalEffects
 
-__all__ = ["EffectSums", "Groups", "MarginalEffects", "adjust_p_values", "coarsen_strata", "marginal_effects"]
+__all__ = [
+    "Calibration",
+    "EffectSums",
+    "Groups",
+    "MarginalEffects",
+    "adjust_p_values",
+    "coarsen_strata",
+    "marginal_effects",
+]

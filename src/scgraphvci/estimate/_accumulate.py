@@ -165,8 +165,8 @@ class EffectSums:
         """Value subtracted in each stratum, ``(n_strata, n_genes)``."""
         self.count: IntArray = np.zeros((groups.n_groups, N_ROLES), dtype=np.int64)
         """Cells, ``(n_groups, n_roles)``."""
-        self.first: FloatArray = np.zeros((self.n_variables, groups.n_groups, N_ROLES, n_genes))
-        """Sums of variables less offset, ``(n_variables, n_groups, n_roles, n_genes)``."""
+        self.first: FloatArray = np.zeros((groups.n_groups, self.n_variables, N_ROLES, n_genes))
+        """Sums of variables less offset, ``(n_groups, n_variables, n_roles, n_genes)``."""
         self.second: FloatArray = np.zeros((len(self.pairs), groups.n_strata, N_ROLES, n_genes))
         """Sums of products of variables less offset, ``(n_pairs, n_strata, n_roles, n_genes)``."""
         self._has_offset: BoolArray = np.zeros(groups.n_strata, dtype=bool)
@@ -212,8 +212,9 @@ class EffectSums:
 
         np.add.at(self.count, (group, role), 1)
         groups_here, group_indicator = _indicator(group * N_ROLES + role)
-        for total, variable in zip(self.first, variables, strict=True):
-            total.reshape(-1, self.n_genes)[groups_here] += group_indicator @ variable
+        group_here, role_here = np.divmod(groups_here, N_ROLES)
+        for j, variable in enumerate(variables):
+            self.first[group_here, j, role_here] += group_indicator @ variable
         strata_here, stratum_indicator = _indicator(stratum * N_ROLES + role)
         for total, (i, j) in zip(self.second, self.pairs, strict=True):
             total.reshape(-1, self.n_genes)[strata_here] += stratum_indicator @ (variables[i] * variables[j])

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from scgraphvci.estimate._accumulate import ARM, REFERENCE, BoolArray, EffectSums, FloatArray, IntArray, membership
-from scgraphvci.estimate._influence import Influence, Moments, cells_by_stratum, influence_totals, variance_by_role
+from scgraphvci.estimate._influence import Influence, Moments, influence_totals, variance_by_role
 
 
 @dataclass(frozen=True)
@@ -100,39 +100,36 @@ class StratumAverage:
         ValueError
             If the sums were made without clusters and without blocks.
         """
-        total = influence_totals(sums, moments, influence)
         if effect is not None:
-            heterogeneity = np.where(self.used[:, None], effect - self.mean(effect)[self.reported], 0.0)
-            total += cells_by_stratum(sums, sums.count.sum(axis=1)) @ heterogeneity
-        summed = self._by_cluster(sums) @ total
-        by_cluster = summed.reshape(self.n_reported, -1, sums.n_genes)
-        return by_cluster / np.maximum(self.n_used, 1)[:, None, None]
+            influence = self.with_heterogeneity(influence, effect)
+        return self.by_cluster(sums, influence_totals(sums, moments, influence)[0])
+
+    def heterogeneity(self, effect: FloatArray) -> FloatArray:
+        """Difference of each stratum's effect from the average it enters, ``(n_strata, n_genes)``; else zero."""
+        return np.where(self.used[:, None], effect - self.mean(effect)[self.reported], 0.0)
+
+    def with_heterogeneity(self, influence: Influence, effect: FloatArray) -> Influence:
+        """The influence function, plus `heterogeneity` for every cell."""
+        return Influence(influence.weight, influence.intercept + self.heterogeneity(effect)[:, None])
+
+    def by_cluster(self, sums: EffectSums, total: FloatArray) -> FloatArray:
+        """Sum totals of groups ``(n_groups, k)`` in each cluster, per cell averaged, ``(n_reported, n_clusters, k)``.
+
+        The array given may be changed.
+        """
+        summing = self._by_cluster(sums)
+        share = 1.0 / np.maximum(self.n_used, 1)[self.reported[sums.groups.stratum]]
+        if summing.shape[0] == summing.shape[1] and np.array_equal(summing.indices, np.arange(summing.shape[1])):
+            total *= (share * summing.data)[:, None]  # every group is a cluster: nothing to sum
+            return total.reshape(self.n_reported, -1, total.shape[1])
+        summing.data *= share[summing.indices]
+        return (summing @ total).reshape(self.n_reported, -1, total.shape[1])
 
     def n_clusters(self, sums: EffectSums) -> IntArray:
         """Clusters that have cells in the arm, or in the reference, whichever are fewer, ``(n_reported,)``."""
         arms = [ARM, REFERENCE] if sums.with_reference else [ARM]
         cells = (self._by_cluster(sums) @ sums.count[:, arms]).reshape(self.n_reported, -1, len(arms))
         return (cells > 0).sum(axis=1).min(axis=1)
-
-    def cluster_variance(
-        self, sums: EffectSums, moments: Moments, influence: Influence, effect: FloatArray
-    ) -> tuple[FloatArray, IntArray]:
-        """Variance of the average when clusters are independent: ``G / (G - 1)`` times the sum of squared totals.
-
-        G is `n_clusters`; totals and parameters are those of `cluster_totals`.
-
-        Returns
-        -------
-        Variance ``(n_reported, n_genes)`` and G ``(n_reported,)``.
-
-        Raises
-        ------
-        ValueError
-            If the sums were made without clusters.
-        """
-        n_clusters = self.n_clusters(sums)
-        totals = self.cluster_totals(sums, moments, influence, effect)
-        return small_sample_factor(n_clusters)[:, None] * (totals**2).sum(axis=1), n_clusters
 
     def _by_cluster(self, sums: EffectSums) -> sparse.csr_array:
         """Matrix (reported strata x clusters, groups) that sums groups of strata used."""
@@ -144,6 +141,19 @@ class StratumAverage:
         used = self.used[sums.groups.stratum].astype(np.float64)
         shape = (self.n_reported * n_clusters, sums.groups.n_groups)
         return sparse.csr_array((used, (row, np.arange(sums.groups.n_groups))), shape=shape)
+
+
+def cluster_variance_of(totals: FloatArray, n_clusters: IntArray) -> FloatArray:
+    """Variance of an average when clusters are independent: ``G / (G - 1)`` times the sum of their squared totals.
+
+    Parameters
+    ----------
+    totals
+        As `StratumAverage.cluster_totals` gives, ``(n_reported, n_clusters, n_genes)``.
+    n_clusters
+        G of each reported stratum, as `StratumAverage.n_clusters` gives.
+    """
+    return small_sample_factor(n_clusters)[:, None] * np.einsum("xcg,xcg->xg", totals, totals)
 
 
 def small_sample_factor(n_clusters: IntArray) -> FloatArray:

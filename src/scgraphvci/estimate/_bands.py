@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from scgraphvci.estimate._accumulate import EffectSums, FloatArray, IntArray
-from scgraphvci.estimate._average import StratumAverage
+from scgraphvci.estimate._accumulate import FloatArray, IntArray
 from scgraphvci.estimate._multiplicity import adjust_p_values
 from scgraphvci.estimate._multiplier import MIN_CLUSTERS, joint_level, romano_wolf, signs
 
@@ -32,17 +31,6 @@ class InfluenceTotals:
     total: NDArray[np.float32]
     n_clusters: IntArray
     independent: bool
-
-    @classmethod
-    def of(cls, sums: EffectSums, average: StratumAverage, total: FloatArray) -> InfluenceTotals:
-        """Totals of one treatment, without the leading axis of treatments."""
-        return cls(total.astype(np.float32), average.n_clusters(sums), sums.groups.independent)
-
-    @classmethod
-    def stack(cls, rows: list[InfluenceTotals]) -> InfluenceTotals:
-        """Put treatments into one."""
-        total = np.stack([row.total for row in rows])
-        return cls(total, np.stack([row.n_clusters for row in rows]), rows[0].independent)
 
     def take(self, treatments: IntArray, strata: IntArray) -> InfluenceTotals:
         """The same for some treatments and strata."""

@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from scgraphvci.estimate._accumulate import EffectSums, FloatArray, IntArray
+from scgraphvci.estimate._accumulate import EffectSums, FloatArray
 from scgraphvci.estimate._average import StratumAverage
 from scgraphvci.estimate._influence import Estimates, Estimator, Moments, Part, influence_function, point_estimates
 
@@ -73,30 +73,25 @@ def compared(estimand: Estimand, moments: Moments, average: StratumAverage, pseu
 
 
 def error_variance(
-    sums: EffectSums,
     moments: Moments,
     average: StratumAverage,
     estimator: Estimator,
     estimand: Estimand,
     pseudocount: float,
-) -> tuple[FloatArray, FloatArray, IntArray]:
-    """Variance and degrees of freedom of an estimate, and its clusters.
+) -> tuple[FloatArray, FloatArray]:
+    """Variance and degrees of freedom of an estimate when cells are independent, each ``(n_reported, n_genes)``.
 
-    Degrees of freedom are those of the difference.
-
-    Returns
-    -------
-    Variance ``(n_reported, n_genes)``, degrees of freedom that broadcast with it, clusters ``(n_reported,)``.
+    Degrees of freedom are those of the difference. With clusters the variance follows from `error_totals`.
     """
-    variance, df, n_clusters = _variance_of(sums, moments, average, estimator, "contrast")
+    variance, df = _variance_of(moments, average, estimator, "contrast")
     if estimand == "difference" or not moments.with_reference:
-        return variance, df, n_clusters
-    of_arm, _, _ = _variance_of(sums, moments, average, estimator, "arm")
-    of_reference, _, _ = _variance_of(sums, moments, average, estimator, "reference")
+        return variance, df
+    of_arm, _ = _variance_of(moments, average, estimator, "arm")
+    of_reference, _ = _variance_of(moments, average, estimator, "reference")
     covariance = (of_arm + of_reference - variance) / 2.0
     by_arm, by_reference = _gradient_at(moments, average, estimator, estimand, pseudocount)
     total = by_arm**2 * of_arm + by_reference**2 * of_reference + 2 * by_arm * by_reference * covariance
-    return np.maximum(total, 0.0), df, n_clusters
+    return np.maximum(total, 0.0), df
 
 
 def error_totals(
@@ -124,15 +119,9 @@ def _gradient_at(
 
 
 def _variance_of(
-    sums: EffectSums, moments: Moments, average: StratumAverage, estimator: Estimator, part: Part
-) -> tuple[FloatArray, FloatArray, IntArray]:
-    influence = influence_function(moments, estimator, part)
-    if not sums.groups.clustered:
-        return *average.cell_variance(moments, influence), np.zeros(average.n_reported, dtype=np.int64)
-    effect = getattr(point_estimates(moments, part), estimator)
-    variance, n_clusters = average.cluster_variance(sums, moments, influence, effect)
-    df = np.asarray(n_clusters - 1.0, dtype=np.float64)
-    return variance, df[:, None], n_clusters
+    moments: Moments, average: StratumAverage, estimator: Estimator, part: Part
+) -> tuple[FloatArray, FloatArray]:
+    return average.cell_variance(moments, influence_function(moments, estimator, part))
 
 
 def _totals_of(

@@ -20,6 +20,7 @@ stratum and role alone. Its sum and its sum of squares therefore need first and 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -69,6 +70,13 @@ class Moments:
         """Cells of each stratum, ``(n_strata,)``."""
         return self.count.sum(axis=1)
 
+    @cached_property
+    def stratum_mean(self) -> FloatArray:
+        """Means over all cells of each stratum, ``(n_variables, n_strata, n_genes)``; NaN without cells."""
+        total = np.einsum("sr,vsrg->vsg", self.count.astype(np.float64), self.mean)
+        n_cells = self.n_cells[:, None]
+        return np.divide(total, n_cells, out=np.full_like(total, np.nan), where=n_cells > 0)
+
     @property
     def with_reference(self) -> bool:
         """Whether there is a reference to compare with."""
@@ -104,17 +112,16 @@ def stratum_moments(sums: EffectSums) -> Moments:
     """Means and centred products by stratum and role, from sums by group."""
     n_strata = sums.groups.n_strata
     count = membership(sums.groups.stratum, n_strata) @ sums.count
-    first = sums.first
-    if sums.groups.cluster is not None:
-        shape = (n_strata, N_ROLES, sums.n_genes)
-        to_stratum = membership(sums.groups.stratum, n_strata)
-        first = np.stack([(to_stratum @ by_group.reshape(len(by_group), -1)).reshape(shape) for by_group in first])
+    to_stratum = membership(sums.groups.stratum, n_strata).astype(np.float64)
+    by_stratum = to_stratum @ sums.first.reshape(sums.groups.n_groups, -1)
+    mean = by_stratum.reshape(n_strata, *sums.first.shape[1:]).swapaxes(0, 1).copy()
     cells = count[:, :, None]
-    mean = first / np.maximum(cells, 1)
-    product = np.stack(
-        [second - cells * mean[i] * mean[j] for second, (i, j) in zip(sums.second, sums.pairs, strict=True)]
-    )
-    return Moments(count, mean + sums.offset[:, None, :], product, sums.pairs)
+    mean /= np.maximum(cells, 1)
+    product = sums.second.copy()
+    for total, (i, j) in zip(product, sums.pairs, strict=True):
+        total -= cells * mean[i] * mean[j]
+    mean += sums.offset[:, None, :]
+    return Moments(count, mean, product, sums.pairs)
 
 
 def point_estimates(moments: Moments, part: Part = "contrast") -> Estimates:
@@ -132,19 +139,12 @@ def point_estimates(moments: Moments, part: Part = "contrast") -> Estimates:
 
 
 def _arm_estimates(moments: Moments, role: int, variable: int) -> Estimates:
-    plugin = _stratum_mean(moments, moments.mean[variable])
+    plugin = moments.stratum_mean[variable]
     empty = (moments.count[:, role] == 0)[:, None]
     observed = np.where(empty, np.nan, moments.mean[OUTCOME, :, role])
     # Eq. 4, rearranged: the mean residual of the arm is its mean outcome less its mean prediction.
     robust = observed + (plugin - moments.mean[variable, :, role])
     return Estimates(robust, observed, plugin)
-
-
-def _stratum_mean(moments: Moments, mean_by_role: FloatArray) -> FloatArray:
-    """Mean over all cells of each stratum, ``(n_strata, n_genes)``; NaN without cells."""
-    total = (moments.count[:, :, None] * mean_by_role).sum(axis=1)
-    n_cells = moments.n_cells[:, None]
-    return np.divide(total, n_cells, out=np.full_like(total, np.nan), where=n_cells > 0)
 
 
 def influence_function(moments: Moments, estimator: Estimator, part: Part = "contrast") -> Influence:
@@ -178,8 +178,7 @@ def influence_function(moments: Moments, estimator: Estimator, part: Part = "con
         if estimator == "robust":
             weight[variable] = sign
             weight[variable, :, role] -= sign * inverse_propensity
-            mean = moments.mean[variable]
-            intercept += sign * (mean - _stratum_mean(moments, mean)[:, None, :])
+            intercept += sign * (moments.mean[variable] - moments.stratum_mean[variable][:, None, :])
     return Influence(weight, intercept)
 
 
@@ -214,23 +213,38 @@ def variance_by_role(moments: Moments, influence: Influence, *, small_sample: bo
     return (within + count * influence.intercept**2) / n_cells**2
 
 
-def influence_totals(sums: EffectSums, moments: Moments, influence: Influence) -> FloatArray:
-    """Sum of influence values over the cells of each group, ``(n_groups, n_genes)``."""
+def influence_totals(sums: EffectSums, moments: Moments, *influences: Influence) -> list[FloatArray]:
+    """Sums of influence values over the cells of each group, ``(n_groups, n_genes)``, for each influence function.
+
+    Strata come one after the other, and all functions use the sums of a stratum while they are in the cache: reading
+    them from memory is what takes time.
+    """
     stratum = sums.groups.stratum
-    # Everything but the sums themselves is one constant per stratum and role.
+    used = [variable for variable in range(sums.n_variables) if any(one.weight[variable].any() for one in influences)]
+    used = used or [OUTCOME]  # without cells nothing has weight
+    variables = slice(used[0], used[-1] + 1)
     centre = moments.mean - sums.offset[:, None, :]
-    constant = influence.intercept - np.einsum("vsr,vsrg->srg", influence.weight, centre)
-    total = np.zeros((sums.groups.n_groups, sums.n_genes))
-    for role in range(N_ROLES):
-        total += cells_by_stratum(sums, sums.count[:, role]) @ constant[:, role]
-        for first, weight in zip(sums.first, influence.weight, strict=True):
-            if weight[:, role].any():
-                total += weight[stratum, role, None] * first[:, role]
-    return total
+    totals = [np.empty((sums.groups.n_groups, sums.n_genes)) for _ in influences]
+    for x in range(sums.groups.n_strata):
+        members = np.flatnonzero(stratum == x)
+        together = len(members) > 0 and members[-1] - members[0] + 1 == len(members)
+        rows = slice(members[0], members[-1] + 1) if together else members  # a slice copies nothing
+        first = sums.first[rows, variables].reshape(-1, (variables.stop - variables.start) * N_ROLES, sums.n_genes)
+        count = sums.count[rows].astype(np.float64)
+        for total, influence in zip(totals, influences, strict=True):
+            # Everything but the sums themselves is one constant per role.
+            constant = influence.intercept[x] - np.einsum("vr,vrg->rg", influence.weight[:, x], centre[:, x])
+            total[rows] = np.matmul(influence.weight[variables, x].ravel(), first) + count @ constant
+    return totals
 
 
-def cells_by_stratum(sums: EffectSums, count: IntArray) -> sparse.csr_array:
-    """Sparse matrix (groups x strata) of counts ``(n_groups,)``: its product with a value per stratum repeats it."""
+def cells_by_stratum(sums: EffectSums) -> sparse.csr_array:
+    """Cells of each group by stratum and role, sparse ``(n_groups, n_strata * n_roles)``.
+
+    The product with a value of each stratum and role is the sum of that value over the cells of the group.
+    """
     n_groups = sums.groups.n_groups
-    entries = (count, (np.arange(n_groups), sums.groups.stratum))
-    return sparse.csr_array(entries, shape=(n_groups, sums.groups.n_strata))
+    column = sums.groups.stratum[:, None] * N_ROLES + np.arange(N_ROLES)
+    start = np.arange(0, n_groups * N_ROLES + 1, N_ROLES)
+    shape = (n_groups, sums.groups.n_strata * N_ROLES)
+    return sparse.csr_array((sums.count.astype(np.float64).ravel(), column.ravel(), start), shape=shape)

@@ -16,6 +16,7 @@ arms' sizes.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +31,15 @@ from scgraphvci.estimate._accumulate import (
     FloatArray,
     IntArray,
 )
-from scgraphvci.estimate._average import StratumAverage, small_sample_factor
-from scgraphvci.estimate._influence import Influence, Moments, influence_function, point_estimates
+from scgraphvci.estimate._average import StratumAverage, cluster_variance_of, small_sample_factor
+from scgraphvci.estimate._influence import (
+    Influence,
+    Moments,
+    cells_by_stratum,
+    influence_function,
+    influence_totals,
+    point_estimates,
+)
 from scgraphvci.estimate._multiplier import signs
 
 N_DRAWS = 1999
@@ -74,11 +82,6 @@ class Leaks:
     share_error: FloatArray
     share_df: FloatArray
 
-    @classmethod
-    def stack(cls, rows: list[Leaks]) -> Leaks:
-        """Put treatments, each ``(n_strata, ...)``, into one."""
-        return cls(**{field.name: np.stack([getattr(row, field.name) for row in rows]) for field in fields(cls)})
-
     def take(self, treatments: IntArray, strata: IntArray) -> Leaks:
         """The same for some treatments and strata."""
         chosen = np.ix_(treatments, strata)
@@ -108,28 +111,46 @@ def measure_leak(sums: EffectSums, moments: Moments, average: StratumAverage) ->
     ValueError
         If the sums have neither clusters nor blocks.
     """
-    leak, leak_error, df = _difference(sums, moments, average, [REFERENCE, REST])
-    reference = _difference(sums, moments, average, [REFERENCE]) if sums.with_reference else None
-    nothing = np.full_like(leak, np.nan)
+    differences = [_difference_by_stratum(moments, [REFERENCE, REST])]
+    if sums.with_reference:
+        differences.append(_difference_by_stratum(moments, [REFERENCE]))
+    null = _uncentred(moments, _bias_influence(moments))
+    clustered = differences if sums.groups.clustered else []
+    influences = [average.with_heterogeneity(influence, effect) for effect, influence in clustered]
+    *of_differences, under_null = (
+        average.by_cluster(sums, total) for total in influence_totals(sums, moments, *influences, null)
+    )
+    leak, leak_error, df = _difference(sums, moments, average, *differences[0], of_differences[:1])
+    reference, reference_error = np.full_like(leak, np.nan), np.full_like(leak, np.nan)
+    if sums.with_reference:
+        reference, reference_error, _ = _difference(sums, moments, average, *differences[1], of_differences[1:])
     return Leaks(
         leak=leak.astype(np.float32),
         leak_error=leak_error.astype(np.float32),
-        leak_reference=(nothing if reference is None else reference[0]).astype(np.float32),
-        leak_reference_error=(nothing if reference is None else reference[1]).astype(np.float32),
+        leak_reference=reference.astype(np.float32),
+        leak_reference_error=reference_error.astype(np.float32),
         df=df,
-        **_joint_tests(sums, moments, average),
+        **_joint_tests(sums, moments, average, null, under_null),
     )
 
 
 def _difference(
-    sums: EffectSums, moments: Moments, average: StratumAverage, others: list[int]
+    sums: EffectSums,
+    moments: Moments,
+    average: StratumAverage,
+    effect: FloatArray,
+    influence: Influence,
+    totals: list[FloatArray],
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Mean prediction in the arm less that in other roles: estimate, standard error, degrees of freedom."""
-    effect, influence = _difference_by_stratum(moments, others)
+    """Average of a difference in mean predictions: estimate, standard error, degrees of freedom.
+
+    With clusters the error follows from their totals, the only entry of the list.
+    """
     estimate = average.mean(effect)
     df: FloatArray
-    if sums.groups.clustered:
-        variance, n_clusters = average.cluster_variance(sums, moments, influence, effect)
+    if totals:
+        n_clusters = average.n_clusters(sums)
+        variance = cluster_variance_of(totals[0], n_clusters)
         df = np.asarray(n_clusters - 1.0, dtype=np.float64)
     else:
         variance, by_gene = average.cell_variance(moments, influence)
@@ -155,34 +176,44 @@ def _difference_by_stratum(moments: Moments, others: list[int]) -> tuple[FloatAr
     return np.where(both, mean[:, ARM] - other, np.nan), Influence(weight, intercept)
 
 
-def _joint_tests(sums: EffectSums, moments: Moments, average: StratumAverage) -> dict[str, FloatArray]:
-    """Tests over all genes of every reported stratum: entries of `Leaks`, ``(n_reported,)``."""
+def _joint_tests(
+    sums: EffectSums, moments: Moments, average: StratumAverage, null: Influence, under_null: FloatArray
+) -> dict[str, FloatArray]:
+    """Tests over all genes of every reported stratum: entries of `Leaks`, ``(n_reported,)``.
+
+    `under_null` are totals of clusters of `null`, the influence function of the bias if arms do not differ.
+    """
     estimates = point_estimates(moments)
     influence = _bias_influence(moments)
     by_stratum = estimates.robust - estimates.observed
     bias = np.where(average.covered[:, None], average.mean(by_stratum), np.nan)
-    heterogeneous = np.where(np.isfinite(by_stratum), by_stratum, 0.0) if sums.groups.clustered else None
-    totals = average.cluster_totals(sums, moments, influence, heterogeneous)
-    under_null = average.cluster_totals(sums, moments, _uncentred(moments, influence))
+    # Clusters bring their own strata, whose biases may differ.
+    effect = np.where(np.isfinite(by_stratum), by_stratum, 0.0) if sums.groups.clustered else np.zeros_like(by_stratum)
+    # What centring on the arms adds to `under_null`, the same for all cells of a stratum and role.
+    centring = influence.intercept + average.heterogeneity(effect)[:, None] - null.intercept
     variance, _ = average.cell_variance(moments, influence)
     precision = 1.0 / _prediction_variance(moments, average)
     n_clusters = average.n_clusters(sums)
+    varies = variance > 0
     # Direction in which a leak would push. Predicted by all cells, it is uncorrelated with differences between arms.
-    shift = average.mean(estimates.plugin) if sums.with_reference else None
+    shift = np.where(varies, average.mean(estimates.plugin), 0.0) if sums.with_reference else np.zeros_like(bias)
+    weight = shift * precision
+    brought = np.einsum("xcg,xg->xc", under_null, weight)
+    brought += average.by_cluster(
+        sums, cells_by_stratum(sums) @ np.einsum("srg,sg->sr", centring, weight[average.reported]).reshape(-1, 1)
+    )[:, :, 0]
 
     names = ("dispersion", "p_any", "p_fitted", "share", "share_error", "share_df")
     tests = {name: np.full(len(bias), np.nan) for name in names}
     for row in np.flatnonzero(average.covered & (n_clusters > 1)):
-        present = totals[row].any(axis=1)
+        present = under_null[row].any(axis=1)
         tests["p_any"][row], tests["p_fitted"][row] = _sign_test(under_null[row, present])
-        varies = variance[row] > 0
-        if varies.any():
-            tests["dispersion"][row] = np.mean(bias[row, varies] ** 2 / variance[row, varies])
-        if shift is not None and (shift[row, varies] != 0).any():
-            weight = shift[row, varies] * precision[row, varies]
-            norm = weight @ shift[row, varies]
-            spread = ((totals[row][:, varies] @ weight) ** 2).sum() * small_sample_factor(n_clusters[row])
-            tests["share"][row] = -(weight @ bias[row, varies]) / norm
+        if varies[row].any():
+            tests["dispersion"][row] = np.mean(bias[row, varies[row]] ** 2 / variance[row, varies[row]])
+        if weight[row].any():
+            norm = weight[row] @ shift[row]
+            spread = (brought[row] ** 2).sum() * small_sample_factor(n_clusters[row])
+            tests["share"][row] = -(weight[row] @ bias[row]) / norm
             tests["share_error"][row] = np.sqrt(spread) / norm
             tests["share_df"][row] = n_clusters[row] - 1.0
     return tests
@@ -207,9 +238,14 @@ def _bias_influence(moments: Moments) -> Influence:
 
 def _uncentred(moments: Moments, influence: Influence) -> Influence:
     """The same as it is if arms do not differ: every cell less the mean of its stratum, not of its arm."""
-    cells = moments.count[None, :, :, None]
-    mean = (cells * moments.mean).sum(axis=2) / np.maximum(moments.n_cells, 1)[None, :, None]
-    return Influence(influence.weight, np.einsum("vsr,vsrg->srg", influence.weight, moments.mean - mean[:, :, None]))
+    from_stratum = moments.mean - moments.stratum_mean[:, :, None]
+    return Influence(influence.weight, np.einsum("vsr,vsrg->srg", influence.weight, from_stratum))
+
+
+@lru_cache(maxsize=4)
+def _draws(n_clusters: int) -> FloatArray:
+    """Signs of the clusters in every draw, drawn once for all strata."""
+    return signs(n_clusters, N_DRAWS, seed=0).astype(np.float64)
 
 
 def _sign_test(brought: FloatArray) -> tuple[float, float]:
@@ -229,13 +265,12 @@ def _sign_test(brought: FloatArray) -> tuple[float, float]:
     -------
     P-values of a statistic this large, and of one this small.
     """
-    square = (brought**2).sum(axis=0)
-    varies = square > 0
-    if not varies.any():
+    square = np.einsum("cg,cg->g", brought, brought)
+    if not square.any():
         return np.nan, np.nan
-    unit = brought[:, varies] / np.sqrt(square[varies])
+    unit = brought * np.sqrt(np.divide(1.0, square, out=np.zeros_like(square), where=square > 0))
     products = unit @ unit.T
-    drawn = signs(len(brought), N_DRAWS, seed=0).astype(np.float64)
+    drawn = _draws(len(brought))
     statistic = ((drawn @ products) * drawn).sum(axis=1)
     tolerance = 1e-9 * float(np.trace(products))  # of rounding: the observed signs are among those drawn
     return float((statistic >= statistic[0] - tolerance).mean()), float((statistic <= statistic[0] + tolerance).mean())

@@ -11,13 +11,14 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from scgraphvci.estimate._accumulate import ARM, REFERENCE, EffectSums, FloatArray, IntArray, membership
-from scgraphvci.estimate._average import StratumAverage
+from scgraphvci.estimate._average import StratumAverage, cluster_variance_of
 from scgraphvci.estimate._bands import InfluenceTotals
 from scgraphvci.estimate._estimands import Estimand, compared, error_totals, error_variance
 from scgraphvci.estimate._influence import Estimator, Moments, stratum_moments
 from scgraphvci.estimate._leak import Leaks, measure_leak
 from scgraphvci.estimate._multiplicity import Adjustment
 from scgraphvci.estimate._result import MarginalEffects
+from scgraphvci.estimate._stack import Stack
 
 EffectAdjustment = Literal[Adjustment, "romano_wolf"]
 
@@ -118,24 +119,28 @@ def marginal_effects(
     _check_estimand(estimand, pseudocount, reference)
     _check_max_leak(max_leak, estimator, reference, estimand)
     names: list[str] = []
-    rows: list[_Rows] = []
-    leaks: list[Leaks] = []
-    influence: list[InfluenceTotals] = []
+    rows, leaks, influence = Stack(), Stack(), Stack()
+    independent = False
     for name, treatment_sums in sums:
         codes = _reported_codes(treatment_sums, reported, strata, genes, with_reference=reference is not None)
         names.append(name)
         moments = stratum_moments(treatment_sums)
         average = StratumAverage.of(moments, codes, len(strata))
-        row = _estimate(treatment_sums, moments, average, estimator, estimand, pseudocount, min_cells)
-        rows.append(row)
-        if treatment_sums.groups.cluster is not None:
-            leaks.append(measure_leak(treatment_sums, moments, average))
+        groups, totals = treatment_sums.groups, None
+        if estimator != "plugin" and (groups.clustered or (keep_influence and groups.cluster is not None)):
+            totals = error_totals(treatment_sums, moments, average, estimator, estimand, pseudocount)
+        row = _estimate(treatment_sums, moments, average, estimator, estimand, pseudocount, min_cells, totals)
+        if keep_influence and totals is not None:
+            independent = groups.independent
+            influence.add({"total": totals.astype(np.float32), "n_clusters": average.n_clusters(treatment_sums)})
+        del totals
+        if groups.cluster is not None:
+            leak = measure_leak(treatment_sums, moments, average)
             if estimator == "robust":
-                row.status[(row.status == "ok") & (leaks[-1].p_value <= alpha)] = "leak_detected"
-            if keep_influence and estimator != "plugin":
-                totals = error_totals(treatment_sums, moments, average, estimator, estimand, pseudocount)
-                influence.append(InfluenceTotals.of(treatment_sums, average, totals))
-    if not rows:
+                row.status[(row.status == "ok") & (leak.p_value <= alpha)] = "leak_detected"
+            leaks.add(vars(leak))
+        rows.add(vars(row))
+    if not names:
         msg = "No treatment to estimate an effect of. Give at least one pair of name and sums."
         raise ValueError(msg)
     made_with = {
@@ -151,9 +156,9 @@ def marginal_effects(
         strata=strata.reset_index(drop=True),
         genes=pd.Index(genes),
         params={**made_with, "min_cells": min_cells, "pseudocount": pseudocount, **(params or {})},
-        leaks=Leaks.stack(leaks) if leaks else None,
-        influence=InfluenceTotals.stack(influence) if influence else None,
-        **{name: np.stack([getattr(row, name) for row in rows]) for name in _Rows.__dataclass_fields__},
+        leaks=Leaks(**leaks.arrays) if leaks.arrays else None,
+        influence=InfluenceTotals(**influence.arrays, independent=independent) if influence.arrays else None,
+        **rows.arrays,
     )
 
 
@@ -224,6 +229,7 @@ def _estimate(
     estimand: Estimand,
     pseudocount: float,
     min_cells: int,
+    totals: FloatArray | None,
 ) -> _Rows:
     n_reported = average.n_reported
     averaged = compared(estimand, moments, average, pseudocount)
@@ -233,8 +239,11 @@ def _estimate(
 
     n_clusters = np.zeros(n_reported, dtype=np.int64)
     variance, df = np.full_like(averaged.plugin, np.nan), np.full((n_reported, 1), np.nan)
-    if estimator != "plugin":
-        variance, df, n_clusters = error_variance(sums, moments, average, estimator, estimand, pseudocount)
+    if sums.groups.clustered and totals is not None:
+        n_clusters = average.n_clusters(sums)
+        variance, df = cluster_variance_of(totals, n_clusters), (n_clusters - 1.0)[:, None]
+    elif estimator != "plugin":
+        variance, df = error_variance(moments, average, estimator, estimand, pseudocount)
 
     status = np.full(n_reported, "ok", dtype=object)
     if sums.groups.clustered and estimator != "plugin":

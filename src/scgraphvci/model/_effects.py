@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from scvi.model.base import BaseModelClass
 
 from scgraphvci._constants import KEYS
 from scgraphvci.data import TreatmentTable
 from scgraphvci.data._read import require_column
 from scgraphvci.estimate import EffectSums, Groups, MarginalEffects, coarsen_strata, marginal_effects
+from scgraphvci.model._calibration import CalibrationMixin, condition_code
 from scgraphvci.model._cross_fit import Predictor, assign_folds, fit_folds
 from scgraphvci.module._likelihood import is_count
 from scgraphvci.train._splitter import not_held_out
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from scgraphvci.estimate._estimands import Estimand
     from scgraphvci.estimate._influence import Estimator
     from scgraphvci.estimate._marginal_effects import EffectAdjustment
-
-_Base: Any = BaseModelClass if TYPE_CHECKING else object
 
 MAX_SUMS_BYTES = 1_000_000_000  # sums of as many treatments as fit are gathered in one pass over the cells
 
@@ -44,7 +42,7 @@ class _Cells(NamedTuple):
     table: TreatmentTable
 
 
-class EffectsMixin(_Base):
+class EffectsMixin(CalibrationMixin):
     """Marginal effects; needs the prediction mixin."""
 
     def marginal_effect(
@@ -277,7 +275,7 @@ class EffectsMixin(_Base):
         batch_size: int | None,
     ) -> None:
         """Add the cells of a predictor to the sums of some treatments, in one pass."""
-        arm = {name: _condition(cells.table, self._vector(name, dose)) for name, dose in doses.items()}
+        arm = {name: condition_code(cells.table, self._vector(name, dose)) for name, dose in doses.items()}
         model, scale = predictor.model, predictor.scale
         vectors = {name: model._vector(name, doses[name]) for name in doses}
         done = 0
@@ -298,9 +296,3 @@ class EffectsMixin(_Base):
 def _fingerprint(names: pd.Index) -> str:
     """Tell whether two results are of the same cells in the same order."""
     return f"{len(names)} cells, {pd.util.hash_pandas_object(names, index=False).to_numpy().view(np.int64).sum():x}"
-
-
-def _condition(table: TreatmentTable, vector: np.ndarray) -> int:
-    """Code of the cells that received a treatment vector; -1, which no cell has, if none did."""
-    row = table.condition(vector)
-    return -1 if row is None else row

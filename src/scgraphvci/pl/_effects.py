@@ -49,7 +49,8 @@ def effects_volcano(
     ValueError
         If more than one treatment or stratum is meant, or none of its genes has a p-value.
     """
-    frame, title = _one(effects, treatment, stratum)
+    chosen, title = one_row(effects, treatment, stratum)
+    frame = chosen.to_frame()
     frame = frame[np.isfinite(frame["p_value_adj"])]
     if frame.empty:
         msg = f"No gene has a p-value for {title.replace(chr(10), ', ')}. `effects.to_frame()['status']` says why."
@@ -105,17 +106,11 @@ def effects_forest(
     ValueError
         If more than one treatment or stratum is meant.
     """
-    frame, title = _one(effects, treatment, stratum)
+    chosen, title = one_row(effects, treatment, stratum)
     if isinstance(genes, int):
-        order = (frame["estimate"] / frame["std_error"]).abs().fillna(-1.0).sort_values(ascending=False)
-        frame = frame.loc[order.index[:genes]].sort_values("estimate", ascending=False)
+        frame = strongest(chosen.to_frame(), genes).sort_values("estimate", ascending=False)
     else:
-        known = set(frame["gene"])
-        missing = [gene for gene in genes if gene not in known]
-        if missing:
-            msg = f"Genes {missing} are not in this result."
-            raise KeyError(msg)
-        frame = frame.set_index("gene").loc[list(genes)].reset_index()
+        frame = chosen.to_frame(genes=genes)
     axis = panels(1, ax, figsize, (4.0, 0.8 + 0.24 * len(frame)))[0]
     position = np.arange(len(frame))
     axis.axvline(0, color=GREY, linewidth=0.8)
@@ -133,23 +128,39 @@ def effects_forest(
     return finish(np.array([axis]), show, return_fig, single=True)
 
 
-def _one(
+def one_row(
     effects: MarginalEffects, treatment: str | None, stratum: Mapping[str, Any] | None
-) -> tuple[pd.DataFrame, str]:
-    """Return the rows of one treatment in one stratum, and a title."""
-    chosen = effects.select(treatment, stratum)
+) -> tuple[MarginalEffects, str]:
+    """Return the result for one treatment in one stratum, and a title."""
+    chosen = effects.select(treatment)
     if len(chosen.treatments) != 1:
         msg = f"Name one `treatment`. The result holds {chosen.treatments.tolist()[:20]}."
         raise ValueError(msg)
-    if len(chosen.strata) != 1:
-        first = chosen.strata.iloc[0].to_dict()
-        msg = f"{len(chosen.strata)} strata are left. Name one with `stratum`, such as {first}."
-        raise ValueError(msg)
-    frame = chosen.to_frame()
-    levels = ", ".join(str(level) for level in chosen.strata.iloc[0])
+    chosen = one_stratum(chosen, stratum)
     reference = effects.params["reference"]
     what = f"{chosen.treatments[0]} against {reference}" if reference else f"mean under {chosen.treatments[0]}"
-    return frame, f"{what}\n{levels}" if levels else what
+    return chosen, "\n".join(filter(None, [what, levels_of(chosen)]))
+
+
+def one_stratum(effects: MarginalEffects, stratum: Mapping[str, Any] | None) -> MarginalEffects:
+    """Return the result for one stratum."""
+    chosen = effects.select(strata=stratum)
+    if len(chosen.strata) != 1:
+        first = chosen.strata.iloc[0].to_dict() if len(chosen.strata) else dict(stratum or {})
+        msg = f"{len(chosen.strata)} strata are left. Name one with `stratum`, such as {first}."
+        raise ValueError(msg)
+    return chosen
+
+
+def levels_of(effects: MarginalEffects) -> str:
+    """Return the levels of the only stratum."""
+    return ", ".join(str(level) for level in effects.strata.iloc[0])
+
+
+def strongest(frame: pd.DataFrame, n: int) -> pd.DataFrame:
+    """Return the rows with the largest effects in units of their errors, the largest first."""
+    size = (frame["estimate"] / frame["std_error"]).abs().fillna(-1.0)
+    return frame.loc[size.sort_values(ascending=False).index[:n]]
 
 
 def _name_points(axis: Axes, named: pd.DataFrame) -> None:

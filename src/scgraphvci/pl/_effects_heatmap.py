@@ -1,0 +1,94 @@
+"""Effects of many treatments at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import CenteredNorm
+
+from scgraphvci.estimate import MarginalEffects
+from scgraphvci.estimate._estimands import NULL
+from scgraphvci.pl._base import Drawn, finish, panels
+from scgraphvci.pl._effects import levels_of, one_stratum
+
+_LABEL = {"difference": "effect on mean expression", "ratio": "ratio of means", "log_fold_change": "log2 fold change"}
+
+
+def effects_heatmap(
+    effects: MarginalEffects,
+    *,
+    stratum: Mapping[str, Any] | None = None,
+    treatments: Sequence[str] | None = None,
+    genes: Sequence[str] | int = 30,
+    alpha: float = 0.05,
+    ax: Axes | None = None,
+    figsize: tuple[float, float] | None = None,
+    show: bool | None = None,
+    return_fig: bool = False,
+) -> Drawn:
+    """Draw effects of treatments on genes in one stratum, with dots where they are significant.
+
+    Parameters
+    ----------
+    effects
+        What :meth:`scgraphvci.GraphVCI.marginal_effect` returned.
+    stratum
+        One level for each stratum key, as in ``{"cell_type": "B"}``; may be left out if there is one stratum.
+    treatments
+        Treatments to draw, from top to bottom; all by default.
+    genes
+        Genes to draw, from left to right; or the number of genes with the largest effects in units of their errors,
+        those of the same treatment side by side.
+    alpha
+        Cells with a smaller adjusted p-value have a dot.
+    ax, figsize, show, return_fig
+        See :mod:`scgraphvci.pl`.
+
+    Raises
+    ------
+    KeyError
+        If stratum, a treatment or a gene are not in the result.
+    ValueError
+        If more than one stratum is meant, the result is of means without a reference, or no effect is finite.
+    """
+    estimand = effects.params.get("estimand", "difference")
+    if effects.params["reference"] is None:
+        msg = "This result holds means of arms, not effects. Estimate with a `reference`."
+        raise ValueError(msg)
+    chosen = one_stratum(effects.select(treatments), stratum)
+    frame = chosen.to_frame(genes=None if isinstance(genes, int) else genes)
+    wide = {
+        name: frame.pivot(index="treatment", columns="gene", values=name)
+        .loc[chosen.treatments, frame["gene"].unique()]
+        for name in ("estimate", "std_error", "p_value_adj")
+    }  # fmt: skip
+    value = wide["estimate"] - NULL[estimand]
+    if isinstance(genes, int):
+        size = (value / wide["std_error"].where(wide["std_error"] > 0)).abs().fillna(0.0)
+        strong = size.loc[:, size.max().nlargest(genes).index]
+        order = np.lexsort([-strong.max(), strong.to_numpy().argmax(axis=0)])
+        value = value[strong.columns[order]]
+    finite = np.isfinite(value.to_numpy())
+    if not finite.any():
+        msg = f"No effect to draw in {levels_of(chosen) or 'this result'}. `effects.overlap()['status']` says why."
+        raise ValueError(msg)
+    limit = float(np.abs(value.to_numpy()[finite]).max())
+    axis = panels(1, ax, figsize, (2.6 + 0.2 * value.shape[1], 1.4 + 0.22 * len(value)))[0]
+    colours = mpl.colormaps["RdBu_r"].with_extremes(bad="0.75")
+    image = axis.imshow(value.to_numpy() + NULL[estimand], cmap=colours, norm=CenteredNorm(NULL[estimand], limit),
+                        aspect="auto", interpolation="nearest")  # fmt: skip
+    row, column = np.nonzero(wide["p_value_adj"][value.columns].to_numpy() <= alpha)
+    axis.scatter(column, row, s=7, color="black", linewidths=0.4, edgecolors="white")
+    axis.set_xticks(range(value.shape[1]), value.columns, rotation=90, fontsize="x-small")
+    axis.set_yticks(range(len(value)), value.index, fontsize="small")
+    axis.tick_params(length=0)
+    axis.set_title(
+        "\n".join(filter(None, [levels_of(chosen), f"dots: adjusted p at most {alpha:g}"])), fontsize="medium"
+    )
+    axis.spines[:].set_visible(False)
+    axis.figure.colorbar(image, ax=axis, label=_LABEL[estimand], shrink=0.8, pad=0.02)
+    return finish(np.array([axis]), show, return_fig, single=True)
