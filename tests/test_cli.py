@@ -123,6 +123,31 @@ def test_reproduce(table, tmp_path, capsys):
     assert not logging.getLogger("scgraphvci").handlers
 
 
+def test_reproduce_figures(tmp_path, capsys):
+    words = ["--data", "simulated", "--out", str(tmp_path), "--fast", "--max-epochs", "1"]
+    assert main(["reproduce", "fig4", *words]) == 0
+    files = ["fig4.csv", "fig4.md", "fig4.png", "fig4_edges.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
+    assert (tmp_path / "fig4.png").read_bytes().startswith(b"\x89PNG")
+    counts = pd.read_csv(tmp_path / "fig4.csv", index_col=0)
+    edges = pd.read_csv(tmp_path / "fig4_edges.csv")
+    assert counts.loc["kept", "edges"] == (edges["status"] == "kept").sum()
+    printed = capsys.readouterr()
+    for text in ((tmp_path / "fig4.md").read_text(), printed.out):
+        assert f"{counts.loc['prior', 'edges']:,}" in text
+    for file in files:
+        assert f"Wrote {tmp_path / file}".replace("\n", "") in printed.out.replace("\n", "")
+
+
+def test_reproduce_says_what_only_the_data_show(tmp_path, capsys):
+    words = ["--data", "simulated", "--out", str(tmp_path), "--fast", "--regulators", "STAT1"]
+    assert main(["reproduce", "fig6b", *words]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("scgraphvci reproduce: Regulators ['STAT1'] regulate nothing")
+    assert not list(tmp_path.iterdir())
+    assert not logging.getLogger("scgraphvci").handlers
+
+
 def test_reproduce_refuses_before_it_trains(screen, tmp_path, capsys):
     out = ["--out", str(tmp_path / "out")]
     assert main(["reproduce", "table1", "--data", "simulated", "--seeds", "0", *out]) == 2

@@ -15,9 +15,28 @@ from rich.logging import RichHandler
 
 from scgraphvci import __version__
 from scgraphvci._demo import run_demo
-from scgraphvci._reproduce import add_options, reproduce_table1, reproduce_table2, to_experiment
+from scgraphvci._reproduce import (
+    Experiment,
+    FigureReport,
+    Report,
+    UsageError,
+    add_options,
+    reproduce_fig4,
+    reproduce_fig6a,
+    reproduce_fig6b,
+    reproduce_table1,
+    reproduce_table2,
+    to_experiment,
+)
 
 USAGE_ERROR = 2
+RESULTS: dict[str, Callable[[Experiment], Report | FigureReport]] = {
+    "table1": reproduce_table1,
+    "table2": reproduce_table2,
+    "fig4": reproduce_fig4,
+    "fig6a": reproduce_fig6a,
+    "fig6b": reproduce_fig6b,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,10 +78,11 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(command=_demo)
     reproduce = commands.add_parser(
         "reproduce",
-        help="make a table of the paper on any screen",
+        help="make a table or figure of the paper on any screen",
         description="Train the models of the paper and score them beside simple baselines on strata where treatments "
-        "were held out (table1), or compare estimators of average effects while a model trains (table2). Writes csv "
-        "and markdown.",
+        "were held out (table1), compare estimators of average effects while a model trains (table2), draw the network "
+        "before and after refinement (fig4), train with either (fig6a), or compare refined edges with true ones "
+        "(fig6b). Writes csv and markdown, and figures as png.",
     )
     add_options(reproduce)
     reproduce.set_defaults(command=_reproduce)
@@ -95,12 +115,15 @@ def _reproduce(options: argparse.Namespace) -> int:
     if problem:
         errors.print(f"scgraphvci reproduce: cannot write to --out {options.out}: {problem}.", markup=False)
         return USAGE_ERROR
-    tables = {"table1": reproduce_table1, "table2": reproduce_table2}
-    with _progress(Console(stderr=True)):
-        report = tables[options.table](experiment)
+    try:
+        with _progress(Console(stderr=True)):
+            report = RESULTS[options.result](experiment)
+    except UsageError as error:
+        errors.print(f"scgraphvci reproduce: {error}", markup=False)
+        return USAGE_ERROR
     console = Console()
     report.print(console)
-    for path in report.write(options.out, options.table):
+    for path in report.write(options.out, options.result):
         console.print(f"Wrote {path}", markup=False, highlight=False)
     return 0
 

@@ -1,4 +1,4 @@
-"""What the tables share: data by seed and split, and models fitted by name."""
+"""What tables and figures share: data by seed and split, and models fitted by name."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from scgraphvci._reproduce._recipes import SPLIT_KEY, HeldOutCategory, Recipe
 from scgraphvci.baselines import AE, CEVAE, CPA, GANITE
 from scgraphvci.baselines._base import ScreenCoder
 from scgraphvci.datasets import Truth
+from scgraphvci.grn._frame import check_columns, tidy
 from scgraphvci.model import GraphVCI
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,12 @@ MODELS: dict[str, Contender] = {
 GRAPH_MODELS = [name for name, contender in MODELS.items() if contender.grn_key is not None]
 EFFECT_MODELS = [name for name, contender in MODELS.items() if contender.cls is GraphVCI]
 FAST_EPOCHS = 2
+THRESHOLD = 0.2  # confidence above which an edge is in the refined network
 FAST_SCREEN: dict[str, Any] = {"n_cells": 400, "n_genes": 80, "n_perturbations": 4, "n_cell_types": 2, "n_donors": 2}
+
+
+class UsageError(ValueError):
+    """Arguments that do not fit the data, which may show only once these are prepared."""
 
 
 class Split(NamedTuple):
@@ -106,6 +112,10 @@ class Experiment:
         How predictions start, as in :class:`scgraphvci.Evaluation`.
     fast
         Check the machinery: two epochs, a tiny simulated screen, the first split only.
+    true_network
+        Table with columns `source`, `target` of true edges, to judge networks by; None where screens are simulated.
+    regulators
+        Those of the true network to show one by one.
     """
 
     recipe: Recipe
@@ -116,6 +126,8 @@ class Experiment:
     max_epochs: int | None = None
     protocol: Literal["matched", "paper"] = "matched"
     fast: bool = False
+    true_network: Path | None = None
+    regulators: tuple[str, ...] = ()
 
     @property
     def epochs(self) -> int | None:
@@ -133,11 +145,11 @@ class Experiment:
             If a column is missing.
         ValueError
             If the control or category has no cells, or a model needs a network and there is none, or none of these
-            genes.
+            genes; or as for :meth:`true_edges`.
         """
         if self.data is None:
             return
-        for path in (self.data, self.network):
+        for path in (self.data, self.network, self.true_network):
             if path is not None and not path.is_file():
                 msg = f"No file {path}."
                 raise FileNotFoundError(msg)
@@ -150,8 +162,53 @@ class Experiment:
             grn.add_grn(shell, _read_network(self.network), SLOTS.GRN)
         needy = [name for name in self.models if name in GRAPH_MODELS]
         if needy and not has_network and self.network is None:
-            msg = f"{needy} read a network and varp[{SLOTS.GRN!r}] holds none. Give one, or leave these models out."
+            msg = (
+                f"{needy} read a network and varp[{SLOTS.GRN!r}] holds none. Give one with --grn; tables can do "
+                "without these models."
+            )
             raise ValueError(msg)
+        if self.true_network is not None:
+            self.true_edges(shell)
+
+    def true_edges(self, adata: AnnData) -> pd.DataFrame:
+        """Return the true network: the table's, or that behind a simulated screen.
+
+        Parameters
+        ----------
+        adata
+            Whose genes must have true edges.
+
+        Raises
+        ------
+        KeyError
+            If the table has no column source or target.
+        UsageError
+            If no true edge joins two of the genes, a regulator has no true edge, or none of them has one here.
+        """
+        if self.true_network is None:
+            edges = grn.get_grn(adata, SLOTS.GRN_TRUE)
+        else:
+            table, name = _read_network(self.true_network), self.true_network.name
+            check_columns(table, ["source", "target"], name, "Rename them to source and target.")
+            named = table.dropna(subset=["source", "target"])
+            if len(named) < len(table):
+                logger.warning("%d rows of %s without source or target are left out.", len(table) - len(named), name)
+            edges = tidy(named, name)
+            edges = edges[edges["weight"] != 0]
+        genes = adata.var_names.astype(str)
+        known = edges[edges["source"].isin(genes) & edges["target"].isin(genes) & (edges["source"] != edges["target"])]
+        if known.empty:
+            msg = (
+                f"No true edge joins two genes of the data, such as {list(genes[:3])}. Use the same kind of identifier."
+            )
+            raise UsageError(msg)
+        most = known["source"].value_counts().index
+        unknown = [name for name in self.regulators if name not in set(edges["source"])]
+        if unknown or (self.regulators and most.intersection(list(self.regulators)).empty):
+            reason = "regulate nothing in the true network" if unknown else "have no true edge to a gene of the data"
+            msg = f"Regulators {unknown or list(self.regulators)} {reason}. Those that do most: {most[:5].tolist()}."
+            raise UsageError(msg)
+        return edges
 
     def splits(self) -> Iterator[Split]:
         """Yield the data of every seed and split. The object stays the same where only the split differs."""
@@ -162,7 +219,7 @@ class Experiment:
             for name in self.recipe.splits(adata, self.recipe, seed):
                 logger.info("Seed %d, held out: %s. %s", seed, name, describe(adata))
                 if REFINED in self.models:
-                    self._refine(adata, seed)
+                    self.refine(adata, seed, FAST_EPOCHS if self.fast else None)
                 if RANDOM in self.models:
                     net = grn.degree_matched_random(grn.get_grn(adata, SLOTS.GRN), seed)
                     grn.add_grn(adata, net, RANDOM_KEY)
@@ -182,23 +239,31 @@ class Experiment:
             model.train(max_epochs=self.epochs, enable_progress_bar=False, **train_kwargs)
         return model, time.perf_counter() - start
 
+    def _true_regulators(self) -> set[str]:
+        """Sources in the table of true edges, which selecting genes must not lose."""
+        return set() if self.true_network is None else set(_read_network(self.true_network)["source"])
+
     def _read(self, path: Path) -> AnnData:
         adata = ad.read_h5ad(path)
-        adata = adata if self.recipe.prepare is None else self.recipe.prepare(adata)
+        if self.recipe.prepare is not None:
+            adata = self.recipe.prepare(adata, keep=self._true_regulators())
         if self.network is not None:
             report = grn.add_grn(adata, _read_network(self.network), SLOTS.GRN)
             logger.info("%s", report)
         return adata
 
-    def _refine(self, adata: AnnData, seed: int) -> None:
-        """Refine the prior with the training cells of this split."""
+    def refine(self, adata: AnnData, seed: int, max_epochs: int | None, threshold: float = THRESHOLD) -> None:
+        """Refine the prior with the training cells of this split, to ``varp["grn_refined"]``."""
         start = time.perf_counter()
         with quiet_training(seed):
             tl.refine_grn(
                 adata,
                 split_key=SPLIT_KEY,
                 categorical_covariate_keys=list(self.recipe.covariates),
-                max_epochs=FAST_EPOCHS if self.fast else None,
+                perturbation_key=self.recipe.perturbation_key,
+                control=self.recipe.control,
+                max_epochs=max_epochs,
+                threshold=threshold,
                 seed=seed,
                 enable_progress_bar=False,
             )

@@ -11,13 +11,33 @@ from scgraphvci._reproduce._recipes import RECIPES, Recipe, Splits, hold_out_cat
 
 SIMULATED = "simulated"
 TABLES = ("table1", "table2")
-DEFAULT_MODELS = {"table1": ("AE", "CEVAE", "GANITE", "CPA", "VCI", "GraphVCI", RANDOM), "table2": ("GraphVCI",)}
+RESULTS = (*TABLES, "fig4", "fig6a", "fig6b")
+DEFAULT_MODELS = {
+    "table1": ("AE", "CEVAE", "GANITE", "CPA", "VCI", "GraphVCI", RANDOM),
+    "table2": ("GraphVCI",),
+    "fig4": (REFINED,),
+    "fig6a": ("GraphVCI", REFINED, RANDOM),
+    "fig6b": (REFINED,),
+}
+REPEATED = (*TABLES, "fig6a")  # over seeds
+GOES_WITH = {
+    "models": TABLES,
+    "refine": TABLES,
+    "seeds": REPEATED,
+    "truth": ("fig6b",),
+    "regulators": ("fig6b",),
+}
+N_SEEDS = 5
 N_HARDEST = 20
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `scgraphvci reproduce`."""
-    parser.add_argument("table", choices=TABLES, help="accuracy on held-out strata, or estimators during training")
+    parser.add_argument(
+        "result", choices=RESULTS,
+        help="accuracy on held-out strata; estimators during training; prior beside refined network; training with "
+        "either; precision and recall of the refined network",
+    )  # fmt: skip
     parser.add_argument(
         "--data", required=True, metavar=f"FILE|{SIMULATED}", help="an .h5ad file, or simulated screens"
     )
@@ -34,13 +54,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="columns and splits of a known data set",
     )
     parser.add_argument("--grn", type=Path, metavar="FILE", help="network: .csv or .tsv with source, target[, weight]")
+    parser.add_argument(
+        "--truth", type=Path, metavar="FILE", help="fig6b: true edges, .csv or .tsv with source, target"
+    )
+    parser.add_argument("--regulators", nargs="+", metavar="GENE", help="fig6b: regulators to draw one by one")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), metavar="NAME", help=f"of {', '.join(MODELS)}")
     parser.add_argument("--refine", action="store_true", help=f"add {REFINED}: the network refined in each run")
     parser.add_argument("--protocol", choices=("matched", "paper"), default="matched", help="how predictions start")
-    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="number of runs (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, metavar="N", help=f"number of runs (default: {N_SEEDS})")
     parser.add_argument(
-        "--max-epochs", type=int, metavar="N", help="epochs of every model; its own default if left out"
-    )
+        "--max-epochs", type=int, metavar="N",
+        help="epochs of every model (fig4, fig6b: of the refinement); its own default if left out",
+    )  # fmt: skip
     parser.add_argument(
         "--fast", action="store_true", help="only try it: one run, one split, two epochs, tiny simulation"
     )
@@ -75,26 +100,40 @@ def to_experiment(options: argparse.Namespace) -> Experiment:
         if value is not None and value < 1:
             msg = f"--{name.replace('_', '-')} must be at least 1, not {value}."
             raise ValueError(msg)
-    models = tuple(options.models or DEFAULT_MODELS[options.table])
-    if options.refine and REFINED not in models:
-        models += (REFINED,)
-    without = [name for name in models if name not in EFFECT_MODELS]
-    if options.table == "table2" and without:
-        msg = f"{without} have no marginal effects: table2 takes {', '.join(EFFECT_MODELS)}."
+    for name, results in GOES_WITH.items():
+        if getattr(options, name) and options.result not in results:
+            msg = f"--{name} goes with {', '.join(results)}, not with {options.result}."
+            raise ValueError(msg)
+    if options.result == "fig6b" and options.data != SIMULATED and options.truth is None:
+        msg = "fig6b needs --truth FILE, a .csv or .tsv of true edges with columns source, target."
         raise ValueError(msg)
-    if options.table == "table2" and options.protocol != "matched":
+    if options.result != "table1" and options.protocol != "matched":
         msg = f"--protocol {options.protocol} is about predictions of held-out treatments: it goes with table1 only."
         raise ValueError(msg)
     return Experiment(
         recipe=_recipe(options),
         data=None if options.data == SIMULATED else Path(options.data),
         network=options.grn,
-        models=models,
-        n_seeds=1 if options.fast else options.seeds,
+        models=_models(options),
+        n_seeds=1 if options.fast or options.result not in REPEATED else options.seeds or N_SEEDS,
         max_epochs=options.max_epochs,
         protocol=options.protocol,
         fast=options.fast,
+        true_network=options.truth,
+        regulators=tuple(options.regulators or ()),
     )
+
+
+def _models(options: argparse.Namespace) -> tuple[str, ...]:
+    """Names of the models to fit."""
+    models = tuple(options.models or DEFAULT_MODELS[options.result])
+    if options.refine and REFINED not in models:
+        models += (REFINED,)
+    without = [name for name in models if name not in EFFECT_MODELS]
+    if options.result == "table2" and without:
+        msg = f"{without} have no marginal effects: table2 takes {', '.join(EFFECT_MODELS)}."
+        raise ValueError(msg)
+    return models
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:
@@ -109,8 +148,11 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     }
     given = {name: value for name, value in given.items() if value is not None}
     if options.data == SIMULATED:
-        if given or options.preset or options.grn:
-            msg = "Simulated screens have their own columns, split and network: leave --preset, --grn and columns out."
+        if given or options.preset or options.grn or options.truth:
+            msg = (
+                "Simulated screens have their own columns, split and networks: leave --preset, --grn, --truth and "
+                "columns out."
+            )
             raise ValueError(msg)
         return RECIPES[SIMULATED]
     if options.preset:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,8 @@ class Recipe:
     splits
         What is held out.
     prepare
-        Makes log-normalised data of the file's; None where they are.
+        Makes log-normalised data of the file's, given these and names of genes to keep in any case; None where they
+        are.
     note
         What readers of a table should know of the data.
     """
@@ -47,7 +48,7 @@ class Recipe:
     splits: Splits
     dose_key: str | None = None
     combination_sep: str | None = None
-    prepare: Callable[[AnnData], AnnData] | None = None
+    prepare: Callable[..., AnnData] | None = None
     note: str = ""
 
     @property
@@ -143,20 +144,20 @@ def hold_out_cells(name: str, groups: Sequence[Mapping[str, str]]) -> Splits:
     return splits
 
 
-def _log_normalise(adata: AnnData, n_top_genes: int | None = None) -> AnnData:
-    """Normalise counts to 1,000 per cell, take log1p, and keep highly variable genes."""
+def _log_normalise(adata: AnnData, keep: Collection[str] = (), n_top_genes: int | None = None) -> AnnData:
+    """Normalise counts to 1,000 per cell, take log1p, and keep highly variable genes and those named."""
     threads = torch.get_num_threads()
     sc.pp.normalize_total(adata, target_sum=1e3)
     sc.pp.log1p(adata)
     if n_top_genes is not None:
         sc.pp.highly_variable_genes(adata, n_top_genes=n_top_genes)
-        adata = adata[:, adata.var["highly_variable"]].copy()
+        adata = adata[:, adata.var["highly_variable"] | adata.var_names.isin(list(keep))].copy()
     torch.set_num_threads(threads)  # numba, which scanpy calls, raises torch's number too
     return adata
 
 
-def _prepare_kang(adata: AnnData) -> AnnData:
-    return _log_normalise(adata, n_top_genes=1500)
+def _prepare_kang(adata: AnnData, keep: Collection[str] = ()) -> AnnData:
+    return _log_normalise(adata, keep, n_top_genes=1500)
 
 
 _COMBINATIONS = ("KLF1+MAP2K6", "MAP2K3+SLC38A2", "MAPK1+TGFBR2")  # their members occur alone in the same line
