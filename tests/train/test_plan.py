@@ -321,6 +321,13 @@ class TestTraining:
         model = train(make_model(screen, distribution_loss="gaussian"), 1, callbacks=[watcher])
         assert np.isfinite(model.history["distribution_loss_train"].to_numpy(dtype=float)).all()
 
+    def test_learning_rate_falls_on_a_plateau_of_validations_that_are_not_every_epoch(self, screen):
+        plateau = {"reduce_lr_on_plateau": True, "lr": 1e-3, "lr_patience": 0, "lr_threshold": 1e6, "lr_factor": 0.5}
+        model = train(make_model(screen), 9, check_val_every_n_epoch=3, plan_kwargs=plateau)
+        lr = model.history["lr"].to_numpy(dtype=float).ravel()
+        np.testing.assert_allclose(lr[:5], 1e-3, rtol=1e-6)
+        assert lr[-1] < 0.9e-3
+
     @pytest.mark.parametrize("hold", [True, False])
     def test_mean_features_of_observed_pairs_are_looked_up(self, screen, hold):
         seen = []

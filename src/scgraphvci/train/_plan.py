@@ -114,6 +114,9 @@ class CounterfactualPlan(TrainingPlan):
     def configure_optimizers(self) -> Any:
         """Return the optimiser with its schedule."""
         config = super().configure_optimizers()
+        if self.reduce_lr_on_plateau and "validation" in self.lr_scheduler_metric:
+            # The metric is known only after epochs that validate.
+            config["lr_scheduler"]["frequency"] = self.trainer.check_val_every_n_epoch
         n_steps = self.trainer.estimated_stepping_batches
         if self._lr_schedule == "cosine" and not self.reduce_lr_on_plateau and math.isfinite(n_steps):
             schedule = torch.optim.lr_scheduler.LambdaLR(
