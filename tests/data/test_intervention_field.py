@@ -41,3 +41,13 @@ def test_bad_columns(adata: ad.AnnData, key: str, control: str, error, match: st
     with pytest.raises(error, match=match):
         InterventionField(key, control).register_field(adata)
     assert list(adata.obs) == ["treatment"]
+
+
+def test_treatments_that_name_no_gene_are_told(caplog):
+    adata = ad.AnnData(np.ones((3, 2)), var=pd.DataFrame(index=["IRF1", "STAT1"]))
+    adata.obs["guide"] = ["control", "sgIRF1", "sgSTAT1"]
+    field = InterventionField("guide")
+    with caplog.at_level("WARNING"):
+        field.register_field(adata)
+    assert "No treatment in obs['guide'] is the name of a gene of the data" in caplog.text
+    assert "'sgIRF1', 'sgSTAT1'" in caplog.text

@@ -157,3 +157,9 @@ def test_heatmap_rejects(effects):
     nothing.estimate[:] = np.nan
     with pytest.raises(ValueError, match="No effect to draw in x"):
         pl.effects_heatmap(nothing, stratum={"cell_type": "x"})
+
+
+@pytest.mark.parametrize("draw", [pl.effects_volcano, pl.effects_forest])
+def test_ratios_are_not_drawn_around_zero(draw):
+    with pytest.raises(ValueError, match="Estimate with `estimand='log_fold_change'`"):
+        draw(estimated(estimand="ratio"), treatment="a", stratum={"cell_type": "x"}, show=False)

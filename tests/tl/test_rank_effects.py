@@ -146,3 +146,14 @@ def test_effects_must_fit_the_data(adata):
 def test_means_cannot_be_ranked(adata):
     with pytest.raises(ValueError, match="reference"):
         rank_effects(adata, estimate(adata, reference=None), stratum={"cell_type": "B"})
+
+
+def test_fold_changes_are_passed_on_and_ratios_refused(adata):
+    effects = estimate(adata, scale="counts", estimand="log_fold_change", pseudocount=0.1)
+    rank_effects(adata, effects, stratum={"cell_type": "B"})
+    ranked = sc.get.rank_genes_groups_df(adata, group="STAT1", key="rank_effects")
+    ours = effects.to_frame("STAT1", {"cell_type": "B"}).set_index("gene").loc[ranked["names"], "estimate"]
+    np.testing.assert_allclose(ranked["logfoldchanges"], ours, rtol=1e-5)
+    ratios = estimate(adata, scale="counts", estimand="ratio", pseudocount=0.1)
+    with pytest.raises(ValueError, match="Estimate with `estimand='log_fold_change'`"):
+        rank_effects(adata, ratios, stratum={"cell_type": "B"})

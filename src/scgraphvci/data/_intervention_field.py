@@ -53,7 +53,11 @@ class InterventionField(ScreenField):
         codes[codes < 0] = OTHER
         codes[treatments == self._control] = CONTROL
         if not (codes >= 0).any():
-            logger.info("No treatment in obs[%r] is named by a gene of the data.", self._perturbation_key)
+            logger.warning(
+                "No treatment in obs[%r] is the name of a gene of the data, so none is evidence for edges: %s, ...",
+                self._perturbation_key,
+                ", ".join(map(repr, treatments[treatments != self._control][:3])),
+            )
         self._write(adata, codes[treatments.get_indexer(column)])
         return {"perturbation_key": self._perturbation_key, "control": self._control}
 

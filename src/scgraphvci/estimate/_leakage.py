@@ -49,7 +49,7 @@ class Leakage:
         Two tests share the level. One asks for a leak in any direction: the sum over genes of squared t statistics of
         `robust` less `observed` against the same sum when signs of clusters' contributions (of 50 random blocks of
         independent cells) are drawn at random. It is valid for correlated genes, and for more genes than clusters; with
-        fewer than 6 clusters it cannot reject at 5 %. The other looks where a leak would show: it regresses minus that
+        fewer than 7 clusters it cannot reject at 5 %. The other looks where a leak would show: it regresses minus that
         difference on the predicted effect and tests the slope, which is the share of the effect that leaks, by t-test.
 
         Returns

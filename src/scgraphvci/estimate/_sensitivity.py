@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 def sensitivity_frame(effects: MarginalEffects, leaks: float | Iterable[float], genes: IntArray) -> pd.DataFrame:
     """See `MarginalEffects.sensitivity`; `genes` are positions."""
     shares = np.atleast_1d(np.asarray(leaks if isinstance(leaks, float | int) else list(leaks), dtype=np.float64))
-    if not shares.size or not (shares >= 0).all():
-        msg = f"`leaks` is {shares.tolist()}: give shares of the predicted effect, 0 or larger, such as [0, 0.05, 0.1]."
+    if not shares.size or not ((shares >= 0) & (shares <= 1)).all():
+        msg = f"`leaks` is {shares.tolist()}: give shares of the predicted effect from 0 to 1, such as [0, 0.05, 0.1]."
         raise ValueError(msg)
     estimator, reference = effects.params["estimator"], effects.params["reference"]
     estimand = effects.params.get("estimand", "difference")
     if estimator != "robust" or reference is None or estimand != "difference":
         msg = (
             f"A leak is a share of the effect that biases a 'robust' difference to a reference; this result is of "
-            f"{estimator!r}, {estimand!r}, with reference {reference!r}. `observed` rests on no "
-            "prediction, so no leak can bias it."
+            f"{estimator!r}, {estimand!r}, with reference {reference!r}. Estimate with `estimator='robust'` and "
+            "`estimand='difference'`; `observed` rests on no prediction, so no leak can bias it."
         )
         raise ValueError(msg)
     estimate, error, df = effects.estimate, effects.std_error, effects.df

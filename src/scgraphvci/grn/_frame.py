@@ -42,7 +42,10 @@ def tidy(net: Any, name: str = "net", *, signs: bool = False) -> pd.DataFrame:
         If a name is missing, a weight is NaN or infinite, a sign is neither + nor -, or contradicts its weight.
     """
     if not isinstance(net, pd.DataFrame):
-        msg = f"`{name}` must be a data frame with columns source, target[, weight], got {type(net).__name__}."
+        msg = (
+            f"`{name}` must be a data frame with columns source, target[, weight], got {type(net).__name__}. "
+            "`read_net`, `read_networkx` and other readers of `scgraphvci.grn` make one, `to_frame` from an AnnData."
+        )
         raise TypeError(msg)
     check_columns(net, ["source", "target"], name, "Rename them to source and target.")
     n_missing = int(net[["source", "target"]].isna().any(axis=1).sum())

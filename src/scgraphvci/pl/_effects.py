@@ -132,6 +132,9 @@ def one_row(
     effects: MarginalEffects, treatment: str | None, stratum: Mapping[str, Any] | None
 ) -> tuple[MarginalEffects, str]:
     """Return the result for one treatment in one stratum, and a title."""
+    if effects.params.get("estimand") == "ratio":
+        msg = "Ratios are compared with 1, and this is drawn around 0. Estimate with `estimand='log_fold_change'`."
+        raise ValueError(msg)
     chosen = effects.select(treatment)
     if len(chosen.treatments) != 1:
         msg = f"Name one `treatment`. The result holds {chosen.treatments.tolist()[:20]}."

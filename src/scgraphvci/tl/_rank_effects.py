@@ -58,7 +58,8 @@ def rank_effects(
     KeyError
         If the perturbation column or a gene is not in `adata`, or the stratum is not in the result.
     ValueError
-        If the effects have no reference, the stratum is not unique, or no treatment has a standard error in it.
+        If the effects have no reference or are ratios, the stratum is not unique, or no treatment has a standard error
+        in it.
 
     Examples
     --------
@@ -106,10 +107,9 @@ def _ranked(effects: MarginalEffects) -> dict[str, np.recarray]:
     """Record arrays of one stratum, one field per treatment, each sorted by that treatment's scores."""
     estimate, std_error = effects.estimate[:, 0], effects.std_error[:, 0]
     scores = np.divide(estimate, std_error, out=np.zeros_like(estimate), where=std_error > 0)
-    on_log_scale = effects.params.get("scale") == "log1p"
-    statistics = {
+    statistics: dict[str, np.ndarray] = {
         "scores": scores.astype(np.float32),
-        "logfoldchanges": (estimate / np.log(2) if on_log_scale else np.full_like(estimate, np.nan)).astype(np.float32),
+        "logfoldchanges": _log_fold_change(effects).astype(np.float32),
         "pvals": np.nan_to_num(effects.p_value[:, 0], nan=1.0),
         "pvals_adj": np.nan_to_num(effects.p_value_adj[:, 0], nan=1.0),
     }
@@ -124,10 +124,21 @@ def _ranked(effects: MarginalEffects) -> dict[str, np.recarray]:
     }
 
 
+def _log_fold_change(effects: MarginalEffects) -> np.ndarray:
+    """Estimates of one stratum as log fold changes to base 2, NaN where they are not on a log scale."""
+    estimate = effects.estimate[:, 0]
+    if effects.params.get("estimand") == "log_fold_change":
+        return estimate
+    return estimate / np.log(2) if effects.params.get("scale") == "log1p" else np.full_like(estimate, np.nan)
+
+
 def _check_fit(adata: AnnData, effects: MarginalEffects) -> str:
     """Return the perturbation key, once effects and data are known to belong together."""
     if effects.params["reference"] is None:
         msg = "These effects are means, not differences, and rank nothing. Estimate them with a `reference`."
+        raise ValueError(msg)
+    if effects.params.get("estimand") == "ratio":
+        msg = "Ratios are compared with 1, and ranks with 0. Estimate with `estimand='log_fold_change'`."
         raise ValueError(msg)
     perturbation_key = effects.params["perturbation_key"]
     if perturbation_key not in adata.obs:
