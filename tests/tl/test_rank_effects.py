@@ -157,3 +157,8 @@ def test_fold_changes_are_passed_on_and_ratios_refused(adata):
     ratios = estimate(adata, scale="counts", estimand="ratio", pseudocount=0.1)
     with pytest.raises(ValueError, match="Estimate with `estimand='log_fold_change'`"):
         rank_effects(adata, ratios, stratum={"cell_type": "B"})
+
+
+def test_a_stratum_is_named_by_its_key(adata):
+    with pytest.raises(TypeError, match=r"such as \{'cell_type': 'B'\}, got 'B'"):
+        rank_effects(adata, estimate(adata), stratum="B")

@@ -81,9 +81,15 @@ def stratum_mask(frame: pd.DataFrame, strata: Mapping[str, Any] | None) -> BoolA
 
     Raises
     ------
+    TypeError
+        If it is no mapping from keys to levels.
     KeyError
         If a key or level is not there.
     """
+    if strata is not None and not isinstance(strata, Mapping):
+        example = {key: frame[key].iloc[0] for key in frame.columns[:1]}
+        msg = f"A stratum is named by its keys and levels, such as {example}, got {strata!r}."
+        raise TypeError(msg)
     mask = np.ones(len(frame), dtype=bool)
     for key, wanted in (strata or {}).items():
         if key not in frame:
