@@ -85,16 +85,20 @@ def main() -> None:
     options.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     known = [*NETWORKS, *DEEP, *VARIANTS]
-    options.add_argument("--models", nargs="+", choices=known, default=["GraphVCI", "VCI", *DEEP])
+    options.add_argument(
+        "--models", nargs="+", choices=[*known, "variants"], default=["GraphVCI", "VCI", *DEEP],
+        help="what to train; `variants` are all models with one default changed",
+    )  # fmt: skip
     options.add_argument("--name", default="screens", help="name of the files written")
     options.add_argument("--tables", action="store_true", help="only write the tables from what was computed")
     args = options.parse_args()
+    names = [name for word in args.models for name in (VARIANTS if word == "variants" else [word])]
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / f"{args.name}_conditions.csv"
     if not args.tables:
         for seed in args.seeds:
             for setting in args.settings:
-                run(setting, seed, args.models, args.epochs, path)
+                run(setting, seed, names, args.epochs, path)
     write_tables(pd.read_csv(path), args.out, args.name, list(SETTINGS))
 
 

@@ -9,13 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
 from scgraphvci import pl, tl
 from scgraphvci._constants import SLOTS
 from scgraphvci._quiet import quiet_training
+from scgraphvci._reproduce._figures import save_figure
 from scgraphvci.baselines import ContextShift, NoChange, Predictor
 from scgraphvci.datasets import Truth, simulate, truth
 from scgraphvci.estimate import MarginalEffects
@@ -203,21 +203,10 @@ def _write(
         "effects_forest": pl.effects_forest(effects, treatment=treatment, stratum=stratum, show=False, return_fig=True),
     }
     for name, figure in figures.items():
-        _save(figure, out / f"{name}.png")
+        save_figure(figure, out / f"{name}.png")
     adata.obsm[SLOTS.LATENT] = model.get_latent_representation()
     model.add_counterfactuals(treatment)
     here = effects.select(strata=stratum)
     with_error = np.flatnonzero(np.isfinite(here.std_error[:, 0]).any(axis=1))
     tl.rank_effects(adata, effects.select(here.treatments[with_error].tolist()), stratum=stratum)
     adata.write_h5ad(out / "demo.h5ad")
-
-
-def _save(figure: object, path: Path) -> None:
-    """Write a figure and let go of it."""
-    import matplotlib.pyplot as plt
-
-    if not isinstance(figure, Figure):
-        msg = f"Expected a figure for {path.name}, got {type(figure).__name__}."
-        raise TypeError(msg)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)

@@ -303,7 +303,7 @@ class TestDistributionTerm:
             )
         module = build(distribution_loss="mmd", likelihood=likelihood)
         tensors = draw_tensors(module)
-        tensors["target_embedding"] = torch.randn(N_CELLS, module.fourier.n_features, dtype=torch.float64) / 10
+        tensors["target_embedding"] = torch.randn(N_CELLS, module.fourier.phase.numel(), dtype=torch.float64) / 10
         tensors["target_observed"] = torch.arange(N_CELLS) % 2 == 0
         output = loss_of(module, tensors)
         (features, target_mean, target), discrepancy = parts["squared_discrepancy"]

@@ -209,7 +209,9 @@ class TestTraining:
         """Validate once more with the final weights and score with numpy and a loop over pairs."""
         splitter = SplitByColumn(trained.adata_manager, batch_size=128)
         splitter.setup()
-        plan = CounterfactualPlan(trained.module, moments=trained._moments(splitter.train_idx))
+        plan = CounterfactualPlan(
+            trained.module, moments=trained._moments(trained._registered_cells(), splitter.train_idx)
+        )
         predicted, pairs = [], []
         batches = iter(splitter.val_dataloader())  # which draws a number itself, hence before seeding
         torch.manual_seed(mix_seed(0, 2**31, 0))

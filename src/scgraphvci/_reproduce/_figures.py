@@ -33,13 +33,19 @@ class FigureReport(NamedTuple):
     def write(self, folder: Path, name: str) -> list[Path]:
         """Write ``<name>.png`` and the report; return the paths."""
         path = folder / f"{name}.png"
-        self.figure.savefig(path, dpi=DPI)
-        plt.close(self.figure)
+        save_figure(self.figure, path)
         return [path, *self.report.write(folder, name)]
 
     def print(self, console: Console) -> None:
         """Show the tables and notes."""
         self.report.print(console)
+
+
+def save_figure(drawn: Any, path: Path) -> None:
+    """Write what a plot returned, and let go of it."""
+    figure = as_figure(drawn)
+    figure.savefig(path, dpi=DPI)
+    plt.close(figure)
 
 
 def first_split(experiment: Experiment) -> Split:

@@ -115,7 +115,7 @@ class DeepBaseline(
             max_epochs = default_epochs(len(train), batch_size)
         set_validation(trainer_kwargs, max_epochs, len(validation), early_stopping=early_stopping)
         if not self.is_trained_:
-            self.module.initialise(self._moments(train))
+            self.module.initialise(self._moments(self._registered_cells(), train))
         if not issubclass(self._training_plan_cls, AlternatingPlan):  # Lightning cannot clip manual steps
             trainer_kwargs.setdefault("gradient_clip_val", GRADIENT_CLIP)
         self.module.train()  # Lightning leaves a trained model, which is in evaluation mode, as it is

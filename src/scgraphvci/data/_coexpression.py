@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse
 from sklearn.utils.extmath import randomized_svd
 
 from scgraphvci.data._gene_regression import GeneRegression, RegulatorRegression, Regulators
-from scgraphvci.data._moments import row_blocks
+from scgraphvci.data._moments import dense_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -95,12 +94,8 @@ class _Standardised:
 
     def residuals(self, cells: np.ndarray, row: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
         """Yield positions and residuals of sorted cells, in blocks; `row` is that of their moments."""
-        for start, values in row_blocks(self.matrix, cells):
-            part = slice(start, start + values.shape[0])
-            dense = np.asarray(values.toarray() if sparse.issparse(values) else values, dtype=np.float32)
-            if self.library is not None:
-                dense = dense * (self.moments.library_size / self.library[cells[part]])[:, None].astype(np.float32)
-            yield part, (dense - self.moments.mean[row[part]]) * self.inflation[row[part], None] / self.scale
+        for part, values in dense_blocks(self.matrix, cells, self.library, self.moments.library_size):
+            yield part, (values - self.moments.mean[row[part]]) * self.inflation[row[part], None] / self.scale
 
 
 class Coexpression:

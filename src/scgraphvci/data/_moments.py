@@ -176,6 +176,30 @@ def row_blocks(matrix: Any, cells: np.ndarray) -> Iterator[tuple[int, Any]]:
         yield start, sparse.csr_array(block) if sparse.issparse(block) else np.asarray(block)
 
 
+def dense_blocks(
+    matrix: Any, cells: np.ndarray, library: np.ndarray | None, library_size: float
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield positions and expression of sorted cells in float32, in blocks; counts at a standard library.
+
+    Parameters
+    ----------
+    matrix
+        Expression, shape ``(all_cells, n_genes)``: dense, sparse or backed.
+    cells
+        Indices of the cells, sorted.
+    library
+        Library size of every cell for counts, shape ``(all_cells,)``; None where expression is not counts.
+    library_size
+        The standard library.
+    """
+    for start, block in row_blocks(matrix, cells):
+        part = slice(start, start + block.shape[0])
+        values = np.asarray(_dense(block), dtype=np.float32)
+        if library is not None:
+            values = values * (library_size / library[cells[part]])[:, None].astype(np.float32)
+        yield part, values
+
+
 def library_sizes(matrix: Any) -> np.ndarray:
     """Return the row sums of a dense, sparse or backed matrix, shape ``(n_cells,)``; empty cells count as 1."""
     sums = np.empty(matrix.shape[0])

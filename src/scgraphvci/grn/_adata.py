@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -248,6 +249,41 @@ def _check_adata(adata: Any) -> None:
         repeated = adata.var_names[adata.var_names.duplicated()].unique()[:5].tolist()
         msg = f"var_names are not unique, such as {repeated}. Call `adata.var_names_make_unique()`."
         raise ValueError(msg)
+
+
+def expression_of(adata: AnnData, layer: str | None) -> Any:
+    """Return the expression that scores rest on.
+
+    Raises
+    ------
+    KeyError
+        If there is no such layer.
+    """
+    if layer is not None and layer not in adata.layers:
+        msg = f"Layer {layer!r} not found. Layers: {list(adata.layers)}; `layer=None` uses X."
+        raise KeyError(msg)
+    return adata.X if layer is None else adata.layers[layer]
+
+
+def require_columns(adata: AnnData, keys: Iterable[str | None]) -> None:
+    """Check that columns are there; None is none.
+
+    Raises
+    ------
+    KeyError
+        If one is not.
+    """
+    missing = [key for key in keys if key is not None and key not in adata.obs]
+    if missing:
+        msg = f"Columns {missing} not found in obs. Columns: {list(adata.obs.columns)}."
+        raise KeyError(msg)
+
+
+def joint_levels(obs: pd.DataFrame, keys: list[str]) -> np.ndarray:
+    """Code of each cell's joint level of some columns, shape ``(n_cells,)``; all 0 without columns."""
+    if not keys:
+        return np.zeros(len(obs), dtype=np.int64)
+    return obs[keys].astype(str).groupby(keys, sort=False).ngroup().to_numpy()
 
 
 def _to_matrix(source: np.ndarray, target: np.ndarray, weight: np.ndarray, n: int) -> tuple[sparse.csr_matrix, int]:

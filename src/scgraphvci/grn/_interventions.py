@@ -12,7 +12,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import breadth_first_order
 from scipy.stats import norm, rankdata
 
-from scgraphvci.grn._adata import _check_adata
+from scgraphvci.grn._adata import _check_adata, expression_of, joint_levels, require_columns
 from scgraphvci.grn._candidates import tidy_networks
 from scgraphvci.grn._evaluate import Nets
 from scgraphvci.grn._random import degree_matched_random
@@ -156,22 +156,15 @@ def _shifts(
 ) -> _Shifts:
     """Compare every perturbation of a gene with the control."""
     _check_adata(adata)
-    if layer is not None and layer not in adata.layers:
-        msg = f"Layer {layer!r} not found. Layers: {list(adata.layers)}; `layer=None` uses X."
-        raise KeyError(msg)
-    missing = [key for key in (perturbation_key, *keys) if key not in adata.obs]
-    if missing:
-        msg = f"Columns {missing} not found in obs. Columns: {list(adata.obs.columns)}."
-        raise KeyError(msg)
+    matrix: Any = expression_of(adata, layer)
+    require_columns(adata, (perturbation_key, *keys))
     received = adata.obs[perturbation_key].astype(str).to_numpy()
     is_control = received == str(control)
     if not is_control.any():
         msg = f"No cell has control={control!r} in column {perturbation_key!r}. Levels: {sorted(set(received))[:10]}."
         raise ValueError(msg)
-    levels = adata.obs[keys].astype(str).groupby(keys, sort=False).ngroup().to_numpy() if keys else None
-    stratum = np.zeros(adata.n_obs, dtype=np.int64) if levels is None else levels
+    stratum = joint_levels(adata.obs, keys)
     genes = pd.Index(adata.var_names.astype(str))
-    matrix: Any = adata.X if layer is None else adata.layers[layer]
     matrix = sparse.csc_array(matrix) if sparse.issparse(matrix) else np.asarray(matrix)
     sources, arms = [], []
     for source in np.flatnonzero(genes.isin(np.unique(received)) & (genes != str(control))):

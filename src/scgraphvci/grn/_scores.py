@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 from sklearn.ensemble import GradientBoostingRegressor
 
 from scgraphvci._constants import SPLITS
-from scgraphvci.grn._adata import _check_adata
+from scgraphvci.grn._adata import _check_adata, expression_of, joint_levels, require_columns
 from scgraphvci.grn._candidates import Candidates
 from scgraphvci.grn._frame import tidy
 
@@ -143,29 +143,20 @@ class Expression:
         categorical_covariate_keys: Sequence[str] | None,
         split_key: str | None,
     ) -> None:
-        if layer is not None and layer not in adata.layers:
-            msg = f"Layer {layer!r} not found. Layers: {list(adata.layers)}; `layer=None` uses X."
-            raise KeyError(msg)
+        matrix = expression_of(adata, layer)
         keys = [key for key in (perturbation_key, *(categorical_covariate_keys or [])) if key is not None]
-        missing = [key for key in (*keys, split_key) if key is not None and key not in adata.obs]
-        if missing:
-            msg = f"Columns {missing} not found in obs. Columns: {list(adata.obs.columns)}."
-            raise KeyError(msg)
+        require_columns(adata, (*keys, split_key))
         cells = np.arange(adata.n_obs)
         if split_key is not None:
             cells = np.flatnonzero(adata.obs[split_key].astype(str) == SPLITS.TRAIN)
         if cells.size < 3:
             msg = f"{cells.size} cells are left to score edges with, at least 3 are needed."
             raise ValueError(msg)
-        matrix = adata.X if layer is None else adata.layers[layer]
         matrix = matrix[cells]
         self._matrix: Any = sparse.csc_array(matrix) if sparse.issparse(matrix) else np.asarray(matrix)
         self.genes = pd.Index(adata.var_names.astype(str))
         self.n_cells = cells.size
-        self._group = None
-        if keys:
-            levels = adata.obs[keys].iloc[cells].astype(str)
-            self._group = levels.groupby(keys, sort=False).ngroup().to_numpy()
+        self._group = joint_levels(adata.obs.iloc[cells], keys) if keys else None
 
     def values(self, genes: np.ndarray, *, residual: bool) -> np.ndarray:
         """Expression of some genes, shape ``(n_cells, n)``; less the mean of cells alike if `residual`."""

@@ -35,11 +35,7 @@ def variance_ratio(true_cells: np.ndarray, predicted_cells: np.ndarray) -> float
     0.25
     """
     true, predicted = same_genes(true_cells=true_cells, predicted_cells=predicted_cells)
-    if min(len(true), len(predicted)) < 2:
-        return float("nan")
-    variance = true.var(axis=0, ddof=1)
-    varies = variance > 0
-    return float(np.median(predicted.var(axis=0, ddof=1)[varies] / variance[varies])) if varies.any() else float("nan")
+    return _median_ratio(true, predicted, 0.0)
 
 
 def mean_variance_ratio(
@@ -76,6 +72,11 @@ def mean_variance_ratio(
     0.125
     """
     true, predicted = same_genes(true_cells=true_cells, predicted_means=predicted_means)
+    return _median_ratio(true, predicted, sampling_variance)
+
+
+def _median_ratio(true: np.ndarray, predicted: np.ndarray, sampling_variance: np.ndarray | float) -> float:
+    """Median over genes of the predicted variance, less that of sampling, over the true one; at least 0."""
     if min(len(true), len(predicted)) < 2:
         return float("nan")
     variance = true.var(axis=0, ddof=1)

@@ -204,7 +204,6 @@ def _train(model: GraphVCI, screen: AnnData, left_out: list[str], arguments: dic
     cls.setup_anndata(screen, **{**setup, "split_key": FOLD_KEY, "categorical_covariate_keys": kept or None})
     devices = [model.module.device.index] if model.module.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), quiet_training(seed):
-        torch.manual_seed(seed)
         one: GraphVCI = initialize_model(cls, screen, None, {"init_params_": copy.deepcopy(model.init_params_)}, None)
         one.train(**{"enable_progress_bar": False, **arguments})
     one.trainer = None

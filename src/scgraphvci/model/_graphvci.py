@@ -235,10 +235,13 @@ class GraphVCI(
             max_epochs = default_epochs(len(train), batch_size)
         set_validation(trainer_kwargs, max_epochs, len(validation), early_stopping=early_stopping)
         # A model that goes on training keeps its scale, whatever the data it goes on with.
-        moments = self._moments(train, float(self.module.library_size) if self.is_trained_ else None)
+        registered = self._registered_cells()
+        moments = self._moments(registered, train, float(self.module.library_size) if self.is_trained_ else None)
         if not self.is_trained_:
-            self.module.initialise(moments, self._residuals(train, moments))
-        validation_moments = self._moments(validation, float(self.module.library_size)) if len(validation) else None
+            self.module.initialise(moments, self._residuals(registered, train, moments))
+        validation_moments = None
+        if len(validation):
+            validation_moments = self._moments(registered, validation, float(self.module.library_size))
         if self._training_plan_cls is not AdversarialPlan:
             trainer_kwargs.setdefault("gradient_clip_val", 10.0)
         super().train(
@@ -252,7 +255,7 @@ class GraphVCI(
                 **self._preset.plan,
                 "moments": moments,
                 "validation_moments": validation_moments,
-                "embeddings": self._embeddings(train, moments),
+                "embeddings": self._embeddings(registered, train, moments),
                 **(plan_kwargs or {}),
             },
             **trainer_kwargs,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 # Squared kernel widths, per gene in variances within strata: two cells of a stratum are about 2 apart.
 SQUARED_WIDTHS = (0.5, 2.0, 8.0)
 FEATURES_PER_WIDTH = 128
+N_FEATURES = len(SQUARED_WIDTHS) * FEATURES_PER_WIDTH
 
 
 class FourierFeatures(nn.Module):
@@ -41,17 +42,12 @@ class FourierFeatures(nn.Module):
         ]
         frequency = torch.cat(parts, dim=1)
         self.register_buffer("frequency", frequency, persistent=False)
-        phase = 2 * math.pi * torch.rand(frequency.shape[1], generator=generator)
+        phase = 2 * math.pi * torch.rand(N_FEATURES, generator=generator)
         self.register_buffer("phase", phase, persistent=False)
-
-    @property
-    def n_features(self) -> int:
-        """Number of features D."""
-        return self.phase.numel()
 
     def forward(self, expression: Tensor) -> Tensor:
         """Return features of cells (n_cells, n_genes) in standard deviations, shape ``(n_cells, n_features)``."""
-        return math.sqrt(2 / self.n_features) * torch.cos(expression @ self.frequency + self.phase)
+        return math.sqrt(2 / N_FEATURES) * torch.cos(expression @ self.frequency + self.phase)
 
 
 def squared_discrepancy(features: Tensor, target_mean: Tensor, target: Tensor) -> Tensor:

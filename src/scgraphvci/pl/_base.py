@@ -15,6 +15,7 @@ Drawn = Figure | Axes | np.ndarray | None
 
 # Okabe and Ito's palette: told apart with any kind of colour vision.
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#999999"
+COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE)  # of lines that stand for different things
 
 
 def panels(
@@ -60,6 +61,11 @@ def finish(axes: np.ndarray, show: bool | None, return_fig: bool, *, single: boo
     if return_fig:
         return figure
     return axes[0] if single else axes
+
+
+def legend_beside(ax: Axes, gap: float = 0.0, **kwargs: Any) -> None:
+    """Write the legend right of the axes, at a gap in widths of these."""
+    ax.legend(frameon=False, fontsize="x-small", loc="upper left", bbox_to_anchor=(1.0 + gap, 1.0), **kwargs)
 
 
 def tidy(ax: Axes) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from scgraphvci.estimate import MarginalEffects
-from scgraphvci.pl._base import BLUE, GREY, ORANGE, RED, Drawn, finish, panels, tidy
+from scgraphvci.pl._base import BLUE, GREY, ORANGE, RED, Drawn, finish, legend_beside, panels, tidy
 
 
 def effects_volcano(
@@ -72,7 +72,7 @@ def effects_volcano(
     axis.set(xlabel="effect on mean expression", ylabel=r"$-\log_{10}$ adjusted p-value")
     axis.set_title(title, fontsize="medium")
     _name_points(axis, frame[significant].nsmallest(n_labels, "p_value"))
-    axis.legend(frameon=False, fontsize="x-small", loc="upper left", bbox_to_anchor=(1.0, 1.0), handletextpad=0.1)
+    legend_beside(axis, handletextpad=0.1)
     tidy(axis)
     return finish(np.array([axis]), show, return_fig, single=True)
 
@@ -123,7 +123,7 @@ def effects_forest(
     axis.set_yticks(position, frame["gene"], fontsize="small")
     axis.set(ylim=(len(frame) - 0.5, -0.5), xlabel="effect on mean expression")
     axis.set_title(title, fontsize="medium")
-    axis.legend(frameon=False, fontsize="x-small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    legend_beside(axis)
     tidy(axis)
     return finish(np.array([axis]), show, return_fig, single=True)
 

@@ -10,10 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from scgraphvci.estimate import MarginalEffects
-from scgraphvci.pl._base import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, Drawn, finish, panels, tidy
+from scgraphvci.pl._base import BLUE, COLOURS, GREY, RED, Drawn, finish, legend_beside, panels, tidy
 from scgraphvci.pl._effects import one_row, strongest
-
-_GENE_COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE)
 
 
 def effects_leakage(
@@ -77,7 +75,7 @@ def effects_leakage(
     axis.set_yticks(position, [", ".join(map(str, row)) for row in frame[keys].to_numpy()], fontsize="small")
     axis.set(ylim=(len(frame) - 0.5, -0.5), xlabel=f"share of the effect that leaks, {level:g} % interval")
     axis.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axis.legend(frameon=False, fontsize="x-small", loc="upper left", bbox_to_anchor=(1.02, 1.0))
+    legend_beside(axis, gap=0.02)
     tidy(axis)
     return finish(np.array([axis]), show, return_fig, single=True)
 
@@ -117,8 +115,8 @@ def effects_sensitivity(
     """
     chosen, title = one_row(effects, treatment, stratum)
     names = strongest(chosen.to_frame(), genes)["gene"].tolist() if isinstance(genes, int) else list(genes)
-    if not 1 <= len(names) <= len(_GENE_COLOURS):
-        msg = f"{len(names)} genes were asked for. Draw 1 to {len(_GENE_COLOURS)} at a time."
+    if not 1 <= len(names) <= len(COLOURS):
+        msg = f"{len(names)} genes were asked for. Draw 1 to {len(COLOURS)} at a time."
         raise ValueError(msg)
     if max_leak <= 0:
         msg = f"`max_leak` is {max_leak}, must be above 0: 0.3 draws leaks up to 30 % of the effect."
@@ -126,7 +124,7 @@ def effects_sensitivity(
     frame = chosen.sensitivity(np.linspace(0, max_leak, 61), genes=names)
     axis = panels(1, ax, figsize, (5.8, 3.4))[0]
     axis.axhline(0, color="black", linewidth=0.6, linestyle="--")
-    for gene, colour in zip(names, _GENE_COLOURS, strict=False):
+    for gene, colour in zip(names, COLOURS, strict=False):
         part = frame[frame["gene"] == gene]
         lost = float(part["leak_to_insignificance"].iloc[0])
         axis.fill_between(part["leak"], part["ci_low"], part["ci_high"], color=colour, alpha=0.15, linewidth=0)
@@ -138,7 +136,7 @@ def effects_sensitivity(
     axis.set(xlim=(0, max_leak), xlabel="leak allowed for, share of the effect", ylabel="effect on mean expression")
     axis.xaxis.set_major_formatter(PercentFormatter(1.0))
     axis.set_title(title, fontsize="medium")
-    axis.legend(frameon=False, fontsize="x-small", loc="upper left", bbox_to_anchor=(1.02, 1.0))
+    legend_beside(axis, gap=0.02)
     tidy(axis)
     return finish(np.array([axis]), show, return_fig, single=True)
 

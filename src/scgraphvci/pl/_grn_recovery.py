@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 
-from scgraphvci.pl._base import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, Drawn, finish, panels, tidy
+from scgraphvci.pl._base import COLOURS, GREY, Drawn, finish, panels, tidy
 
-COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE)
 COLUMNS = ("predictor", "regulator", "recall", "precision", "density")
 
 

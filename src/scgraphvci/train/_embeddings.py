@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy import sparse
 
-from scgraphvci.data._moments import row_blocks
+from scgraphvci.data._moments import dense_blocks
+from scgraphvci.module._fourier import N_FEATURES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,17 +41,8 @@ def mean_embeddings(
     cells = np.sort(np.asarray(cells))
     row = torch.as_tensor(moments.row[stratum[cells], condition[cells]])
     device = module.input_mean.device
-    total: Tensor | None = None
-    for start, block in row_blocks(matrix, cells):
-        part = slice(start, start + block.shape[0])
-        dense = np.asarray(block.toarray() if sparse.issparse(block) else block, dtype=np.float32)
-        if library is not None:
-            dense = dense * (moments.library_size / library[cells[part]])[:, None].astype(np.float32)
-        features = module.fourier_features(torch.as_tensor(dense, device=device))
-        if total is None:
-            total = features.new_zeros(len(moments.n_cells), features.shape[1])
+    total = module.input_mean.new_zeros(len(moments.n_cells), N_FEATURES)
+    for part, values in dense_blocks(matrix, cells, library, moments.library_size):
+        features = module.fourier_features(torch.as_tensor(values, device=device))
         total.index_add_(0, row[part].to(device), features)
-    if total is None:
-        msg = "There are no cells to embed."
-        raise ValueError(msg)
     return (total / torch.as_tensor(moments.n_cells, device=device)[:, None]).cpu()
