@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import os
 import sys
 import time
@@ -40,6 +41,19 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     options.add_argument("--out", type=Path, default=RESULTS, help="folder for the csv and markdown tables")
     options.add_argument("--epochs", type=int, default=None, help="epochs of every model; its default if left out")
     return options
+
+
+def keyword_arguments(text: str) -> dict[str, Any]:
+    """Read ``key=value,key=value``; values are Python literals or plain words."""
+    pairs = [part.split("=", 1) for part in text.split(",") if part]
+    return {key.strip(): _literal(value.strip()) for key, value in pairs}
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def real_data_parser(description: str | None, models: Sequence[str]) -> argparse.ArgumentParser:

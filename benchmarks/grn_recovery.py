@@ -6,13 +6,12 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import time
 from typing import Any
 
 import pandas as pd
-from _common import parser, save_table
+from _common import keyword_arguments, parser, save_table
 
 import scgraphvci as sgv
 from scgraphvci._quiet import quiet_training
@@ -40,7 +39,7 @@ def main() -> None:
     options.add_argument("--grnboost2", action="store_true", help="score boosted trees too, which are slow")
     options.add_argument("--matched", action="store_true", help="cut all to the edges of the smallest refined network")
     args = options.parse_args()
-    settings = {} if args.no_refinement else {_name(text): _options(text) for text in args.refine or [""]}
+    settings = {} if args.no_refinement else {_name(text): keyword_arguments(text) for text in args.refine or [""]}
     runs = pd.concat([run(n_genes, seed, settings, args) for n_genes in args.genes for seed in args.seeds])
     keys = ["genes", "predictor"]
     means = runs.groupby(keys, sort=False).mean(numeric_only=True).drop(columns="seed")
@@ -104,18 +103,6 @@ def refine(adata: Any, seed: int, epochs: int | None, options: dict[str, Any]) -
 
 def _name(text: str) -> str:
     return f"refined, {text}" if text else "refined"
-
-
-def _options(text: str) -> dict[str, Any]:
-    pairs = [part.split("=", 1) for part in text.split(",") if part]
-    return {key.strip(): _value(value.strip()) for key, value in pairs}
-
-
-def _value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 if __name__ == "__main__":

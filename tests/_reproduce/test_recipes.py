@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
 
 from scgraphvci._reproduce._recipes import (
     RECIPES,
@@ -88,3 +89,34 @@ def test_every_recipe_says_what_its_data_are():
         assert recipe.note, name
         assert recipe.covariates, name
         assert recipe.setup["split_key"] == "split"
+
+
+PREPARED = {  # columns of the files the authors prepared, and of ours
+    "sciplex": ["perturbation", "cell_type", "replicate", "dose"],
+    "marson": ["target", "celltype", "donor", "stim"],
+    "l008": ["target_gene", "crispr", "cell_type", "donor"],
+}
+
+
+@pytest.mark.parametrize("name", PREPARED)
+def test_files_that_the_authors_prepared_fit(name):
+    recipe = RECIPES[name]
+    levels = recipe.splits.category
+    renamed = {"cell_type": "celltype"} if name == "marson" else {}
+    rng = np.random.default_rng(0)
+    treatments = [recipe.control, *(f"T{number}" for number in range(20))]
+    obs = pd.DataFrame({column: rng.choice(treatments, 2000) for column in PREPARED[name][:1]})
+    for column in PREPARED[name][1:]:
+        obs[column] = rng.choice(["Cas9+", "other"], 2000)
+    for column, level in levels.items():
+        obs[renamed.get(column, column)] = rng.choice([level, "other"], 2000)
+    adata = AnnData(obs=recipe.name_columns(obs.set_axis(obs.index.astype(str))))
+    assert set(recipe.setup["categorical_covariate_keys"]) <= set(adata.obs)
+    recipe.splits.check(adata, recipe)
+    assert (adata.obs["perturbation"] == obs[PREPARED[name][0]].to_numpy()).all()
+
+
+@pytest.mark.parametrize("name", PREPARED)
+def test_other_columns_are_left_alone(name):
+    obs = pd.DataFrame({"drug": ["a", "b"], "line": ["x", "y"]})
+    pd.testing.assert_frame_equal(RECIPES[name].name_columns(obs), obs)

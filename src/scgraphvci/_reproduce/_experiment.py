@@ -154,6 +154,7 @@ class Experiment:
                 msg = f"No file {path}."
                 raise FileNotFoundError(msg)
         shell, has_network = _read_shell(self.data)
+        self._name_columns(shell)
         coder = {key: value for key, value in self.recipe.setup.items() if key != "split_key"}
         ScreenCoder(**coder, split_key=None).code(shell)
         if isinstance(self.recipe.splits, HeldOutCategory):
@@ -243,8 +244,13 @@ class Experiment:
         """Sources in the table of true edges, which selecting genes must not lose."""
         return set() if self.true_network is None else set(_read_network(self.true_network)["source"])
 
+    def _name_columns(self, adata: AnnData) -> None:
+        if self.recipe.name_columns is not None:
+            adata.obs = self.recipe.name_columns(adata.obs)
+
     def _read(self, path: Path) -> AnnData:
         adata = ad.read_h5ad(path)
+        self._name_columns(adata)
         if self.recipe.prepare is not None:
             adata = self.recipe.prepare(adata, keep=self._true_regulators())
         if self.network is not None:

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scanpy as sc
-import torch
 from anndata import AnnData
 
 from scgraphvci import pp
 from scgraphvci._constants import SPLITS
 from scgraphvci.data._read import require_column
+from scgraphvci.datasets._l008 import L008
+from scgraphvci.datasets._marson import MARSON
+from scgraphvci.datasets._preparation import PERTURBATION, Preparation, log_normalise
+from scgraphvci.datasets._sciplex import SCIPLEX
 from scgraphvci.pp._split import find_candidates
 
 SPLIT_KEY = "split"
@@ -35,6 +37,8 @@ class Recipe:
         As in :meth:`scgraphvci.GraphVCI.setup_anndata`.
     splits
         What is held out.
+    name_columns
+        Makes these columns of the file's `obs`; None where they are there.
     prepare
         Makes log-normalised data of the file's, given these and names of genes to keep in any case; None where they
         are.
@@ -48,6 +52,7 @@ class Recipe:
     splits: Splits
     dose_key: str | None = None
     combination_sep: str | None = None
+    name_columns: Callable[[pd.DataFrame], pd.DataFrame] | None = None
     prepare: Callable[..., AnnData] | None = None
     note: str = ""
 
@@ -144,20 +149,21 @@ def hold_out_cells(name: str, groups: Sequence[Mapping[str, str]]) -> Splits:
     return splits
 
 
-def _log_normalise(adata: AnnData, keep: Collection[str] = (), n_top_genes: int | None = None) -> AnnData:
-    """Normalise counts to 1,000 per cell, take log1p, and keep highly variable genes and those named."""
-    threads = torch.get_num_threads()
-    sc.pp.normalize_total(adata, target_sum=1e3)
-    sc.pp.log1p(adata)
-    if n_top_genes is not None:
-        sc.pp.highly_variable_genes(adata, n_top_genes=n_top_genes)
-        adata = adata[:, adata.var["highly_variable"] | adata.var_names.isin(list(keep))].copy()
-    torch.set_num_threads(threads)  # numba, which scanpy calls, raises torch's number too
-    return adata
-
-
 def _prepare_kang(adata: AnnData, keep: Collection[str] = ()) -> AnnData:
-    return _log_normalise(adata, keep, n_top_genes=1500)
+    return log_normalise(adata, keep, n_top_genes=1500)
+
+
+def _prepared(preparation: Preparation, note: str) -> Recipe:
+    """Recipe for a public screen that :mod:`scgraphvci.datasets`, or the authors, prepared."""
+    return Recipe(
+        perturbation_key=PERTURBATION,
+        control=preparation.control,
+        covariates=preparation.covariates,
+        splits=hold_out_category(preparation.held_out),
+        dose_key=preparation.dose_key,
+        name_columns=preparation.name_columns,
+        note=note,
+    )
 
 
 _COMBINATIONS = ("KLF1+MAP2K6", "MAP2K3+SLC38A2", "MAPK1+TGFBR2")  # their members occur alone in the same line
@@ -185,7 +191,7 @@ RECIPES: dict[str, Recipe] = {
         control="control",
         covariates=("sample",),
         splits=hold_out_each_level("sample", n_hardest=7),
-        prepare=_log_normalise,
+        prepare=log_normalise,
         note="Schraivogel 2020 (TAP-seq, K562), counts normalised to 1,000 and log1p. The 7 of 14 treatments farthest "
         "from the rest held out of one sample at a time; mean over samples.",
     ),
@@ -205,29 +211,19 @@ RECIPES: dict[str, Recipe] = {
         note="Parts of Norman 2019 and McFaline-Figueroa 2024, 500 genes. Held out: the combinations "
         f"{', '.join(_COMBINATIONS)}, and {', '.join(' in '.join(pair) for pair in _PAIRS)}.",
     ),
-    "sciplex": Recipe(
-        perturbation_key="perturbation",
-        control="Vehicle",
-        covariates=("cell_type", "replicate"),
-        dose_key="dose",
-        splits=hold_out_category({"cell_type": "MCF7"}),
-        note="sci-Plex, prepared as in the paper: cells with more than 500 counts, more than 750 genes and less than "
+    "sciplex": _prepared(
+        SCIPLEX,
+        "sci-Plex, prepared as in the paper: cells with more than 500 counts, more than 750 genes and less than "
         "20 % mitochondrial counts, then half of them; 2,000 highly variable genes; dose over the largest dose.",
     ),
-    "marson": Recipe(
-        perturbation_key="target",
-        control="NTC",
-        covariates=("celltype", "donor", "stim"),
-        splits=hold_out_category({"stim": "restimulated", "celltype": "cd8"}),
-        note="Schmidt 2022 (Marson), prepared as in the paper: cells with more than 750 genes, less than 20 % "
+    "marson": _prepared(
+        MARSON,
+        "Schmidt 2022 (Marson), prepared as in the paper: cells with more than 750 genes, less than 20 % "
         "mitochondrial counts, an assigned donor and type; 2,000 highly variable genes and the targets.",
     ),
-    "l008": Recipe(
-        perturbation_key="target_gene",
-        control="ctrl",
-        covariates=("cell_type", "donor"),
-        splits=hold_out_category({"cell_type": "restim"}),
-        note="L008, prepared as in the paper: cells with a known target, more than 500 counts, more than 750 genes and "
+    "l008": _prepared(
+        L008,
+        "L008, prepared as in the paper: cells with a known target, more than 500 counts, more than 750 genes and "
         "less than 20 % mitochondrial counts; 2,000 highly variable genes and the targets.",
     ),
 }

@@ -1,0 +1,149 @@
+"""Error of estimated effects on simulated screens, by size of the arm, beside the best that Eq. 4 can do.
+
+``python benchmarks/effect_error.py`` trains the default model on screens of four sizes and five seeds and writes
+``effect_error``. With ``--model "covariate_weight=0.5" --model "epochs=0.25"``, any number of times, every one is a row
+of a second table, ``effect_error_variants``, averaged over screens: arguments of `GraphVCI`, and `epochs` as a multiple
+of the default.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scvi
+from _common import keyword_arguments, parser, save_table
+
+import scgraphvci as sgv
+from scgraphvci._quiet import quiet_training
+from scgraphvci.estimate import EffectSums, Groups, MarginalEffects, marginal_effects
+from scgraphvci.train._schedule import default_epochs
+
+STRATA = ["cell_type", "donor"]
+SCREEN = {"n_genes": 300, "n_perturbations": 8, "n_donors": 2}
+N_POPULATION = 30_000
+"""Cells of the same simulation that the true effects are averaged over; its first cells are the screen."""
+SIZES = [0, 20, 60, 160, 10_000]
+NOTES = f"""
+Effects on log1p expression in strata of cell type and donor ({SCREEN["n_perturbations"]} perturbations,
+{SCREEN["n_genes"]} genes), against means over {N_POPULATION:,} cells. Squared errors are means over genes, treatments
+and strata, divided by that of `observed`; `oracle` is Eq. 4 with each cell's true expected expression under the
+treatment in place of predictions; `unguarded` is Eq. 4 with `leak_guard=False`; `gap closed` is what `robust` gains on
+`observed` over what the oracle gains. Coverage of 95 % intervals is over genes of arms with at least 10 cells.
+"""
+
+
+def main() -> None:
+    """Run the benchmark."""
+    options = parser(__doc__)
+    options.add_argument("--cells", type=int, nargs="+", default=[800, 2400, 8000, 20000], help="sizes of the screens")
+    options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    options.add_argument("--model", action="append", metavar="KEY=VALUE,...", help="a model of the second table")
+    args = options.parse_args()
+    variants = {text: keyword_arguments(text) for text in args.model or [""]}
+    runs = pd.concat(run(name, kwargs, args) for name, kwargs in variants.items())
+    seeds = f"Seeds {', '.join(map(str, args.seeds))}; screens of {', '.join(f'{n:,}' for n in args.cells)} cells."
+    if args.model:
+        title = "Leak and error of estimated effects, by model"
+        save_table(summarise(runs, "model"), title, args.out, "effect_error_variants", NOTES + seeds)
+        return
+    runs["treated cells"] = pd.cut(runs["n_treated"], SIZES).map(lambda size: f"{size.left + 1}-{size.right}")
+    save_table(
+        summarise(runs, "treated cells"), "Error of estimated effects, by size of the arm", args.out, "effect_error",
+        NOTES + seeds,
+    )  # fmt: skip
+
+
+def run(name: str, kwargs: dict[str, Any], args: argparse.Namespace) -> Iterator[pd.DataFrame]:
+    """Train a model on every screen; a row for each treatment and stratum."""
+    for n_cells in args.cells:
+        for seed in args.seeds:
+            adata = sgv.datasets.simulate(n_cells=n_cells, seed=seed, **SCREEN)
+            population = sgv.datasets.truth(sgv.datasets.simulate(n_cells=N_POPULATION, seed=seed, **SCREEN))
+            with quiet_training(seed):
+                sgv.GraphVCI.setup_anndata(adata, categorical_covariate_keys=STRATA, split_key="split", grn_key="grn")
+                settings = dict(kwargs)
+                times = settings.pop("epochs", None)
+                model = sgv.GraphVCI(adata, **settings)
+                model.train(max_epochs=args.epochs if times is None else _epochs(adata, times))
+            frame = compare(model, adata, population)
+            yield frame.assign(model=name or "default", cells=n_cells, seed=seed)
+
+
+def compare(model: sgv.GraphVCI, adata: Any, population: Any) -> pd.DataFrame:
+    """Squared errors and coverage of every estimator, averaged over genes, for each treatment and stratum."""
+    effects = {
+        "robust": model.marginal_effect(keep_influence=False),
+        "unguarded": model.marginal_effect(keep_influence=False, leak_guard=False),
+        "observed": model.marginal_effect(estimator="observed", keep_influence=False),
+        "plugin": model.marginal_effect(estimator="plugin", keep_influence=False),
+    }
+    like = effects["robust"]
+    effects["oracle"] = oracle(adata, like)
+    truth = np.stack([population.effect(t, groupby=STRATA).loc[_rows(like)].to_numpy() for t in like.treatments])
+    columns = {}
+    for name, one in effects.items():
+        columns[name] = np.nanmean((one.estimate - truth) ** 2, axis=2)
+        if name != "plugin":
+            inside = (one.ci_low <= truth) & (truth <= one.ci_high)
+            columns[f"{name} cover"] = np.where(np.isnan(one.std_error).all(axis=2), np.nan, inside.mean(axis=2))
+    columns["n_treated"], columns["flagged"] = like.n_treated, np.where(like.status == "leak_detected", 1.0, 0.0)
+    columns["arm variance"] = np.full(like.n_treated.shape, like.params["arm_variance"])
+    frame = pd.DataFrame({name: values.ravel() for name, values in columns.items()})
+    return frame[(like.n_treated > 0).ravel() & (like.n_reference > 0).ravel()]
+
+
+def oracle(adata: Any, like: MarginalEffects) -> MarginalEffects:
+    """Eq. 4 on the same cells, with true expected expression in place of predictions."""
+    truth = sgv.datasets.truth(adata)
+    used = np.flatnonzero(adata.obs["split"].to_numpy() != "ood")
+    obs = adata.obs.iloc[used]
+    rows = _rows(like)
+    stratum = pd.MultiIndex.from_frame(obs[STRATA].astype(str)).map({row: i for i, row in enumerate(rows)}).to_numpy()
+    groups, group = Groups.from_codes(stratum, n_strata=len(rows), n_blocks=0)
+    received = obs["perturbation"].astype(str).to_numpy()
+    outcome = adata[used].X.toarray()
+    control = truth.counterfactual_mean("control", used)
+    sums = []
+    for treatment in like.treatments:
+        one = EffectSums(groups, adata.n_vars)
+        predicted = truth.counterfactual_mean(treatment, used)
+        one.update(outcome, predicted, control, received == treatment, received == "control", group)
+        sums.append((treatment, one))
+    return marginal_effects(sums, strata=like.strata, genes=like.genes)
+
+
+def summarise(runs: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Ratios of mean squared errors to that of `observed`, and mean coverage."""
+    estimators = ["robust", "unguarded", "plugin", "oracle"]
+    rows = {}
+    for name, part in runs.groupby(by, sort=False, observed=True):
+        error = part[["observed", *estimators]].mean()
+        row = {"arms": len(part), **{f"{one} / observed": error[one] / error["observed"] for one in estimators}}
+        row["gap closed"] = (error["observed"] - error["robust"]) / (error["observed"] - error["oracle"])
+        per_seed = part.groupby("seed")[["observed", "robust", "oracle"]].mean()
+        gain = (per_seed["observed"] - per_seed["robust"]) / (per_seed["observed"] - per_seed["oracle"])
+        row["gap closed sd"] = gain.std()
+        unflagged = part[part["flagged"] == 0]
+        row["robust / observed, ok"] = unflagged["robust"].mean() / unflagged["observed"].mean()
+        for one in ("observed", "robust", "unguarded", "oracle"):
+            row[f"{one} covers"] = part[f"{one} cover"].mean()
+        row |= {"leak_detected": part["flagged"].mean(), "arm variance": part["arm variance"].mean()}
+        rows[name] = row
+    return pd.DataFrame(rows).T.rename_axis(by)
+
+
+def _epochs(adata: Any, times: float) -> int:
+    """Return a multiple of the default number of epochs."""
+    return max(1, round(times * default_epochs(int((adata.obs["split"] == "train").sum()), scvi.settings.batch_size)))
+
+
+def _rows(effects: MarginalEffects) -> list[tuple[str, ...]]:
+    return [tuple(row) for row in effects.strata[STRATA].astype(str).itertuples(index=False)]
+
+
+if __name__ == "__main__":
+    main()
