@@ -179,6 +179,29 @@ def test_unknown_treatment_is_named_with_those_known():
         table.vector("A+Z")
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("irf1", "'IRF1'"),  # the same but for case: nothing else is asked
+        ("IFR9", "'IRF9'"),
+        ("irf", "'IRF9' or 'IRF1'"),
+        ("Control", "'control'"),
+        ("irf1+stat1", "'IRF1' or 'STAT1'"),
+    ],
+)
+def test_unknown_treatment_suggests_what_is_spelled_alike(name, meant):
+    table, _ = build(["control", "IRF1", "IRF9", "STAT1"])
+    with pytest.raises(ValueError, match=r"Did you mean (.*)\? Known: control") as caught:
+        table.vector(name)
+    assert set(str(caught.value).split("Did you mean ")[1].split("?")[0].split(" or ")) == set(meant.split(" or "))
+
+
+def test_nothing_is_suggested_where_nothing_is_alike():
+    table, _ = build(["control", "IRF1"])
+    with pytest.raises(ValueError, match=r"\(no \['TP53'\]\). Known"):
+        table.vector("TP53")
+
+
 def test_condition_finds_observed_vectors_only():
     table, codes = build(["control", "A", "A", "B"], [0, 1, 3, 2])
     for cell, (name, dose) in enumerate([("control", None), ("A", 1), ("A", "3"), ("B", 2.0)]):

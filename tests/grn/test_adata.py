@@ -106,7 +106,11 @@ def test_get_grn_marks_prior_edges(adata: ad.AnnData, net: pd.DataFrame) -> None
         (lambda n: n.iloc[:0], ValueError, "no edges"),
         (lambda n: n[n["source"] == n["target"]], ValueError, "only self-loops"),
         (lambda n: n.assign(source=n["source"] + "1"), ValueError, "No edge of `net` joins two genes"),
-        (lambda n: n.assign(source=n["source"].str.lower()), ValueError, "case is ignored"),
+        (
+            lambda n: n.assign(source=n["source"].str.lower()),
+            ValueError,
+            "case and versions .* are ignored, such as a for A",
+        ),
         (lambda n: n.to_dict(), TypeError, "must be a data frame"),
     ],
 )

@@ -77,7 +77,12 @@ def test_correlation_of_links_against_numpy(form, monkeypatch: pytest.MonkeyPatc
     ]
     np.testing.assert_allclose(correlation_of_links(links, form(x), form(y), cells), expected, atol=1e-9)
     y[cells[1, 9], links.gene[0]] = np.nan
-    with pytest.raises(ValueError, match="NaN or infinite"):
+    with pytest.raises(ValueError, match=f"Expression holds NaN .* first in column {links.gene[0]} .* not zeros"):
+        correlation_of_links(links, form(x), form(y), cells)
+    x[cells[0, 9], links.peak[1]] = np.inf
+    with pytest.raises(
+        ValueError, match=f"Accessibility holds NaN or infinite values, first in column {links.peak[1]} "
+    ):
         correlation_of_links(links, form(x), form(y), cells)
 
 

@@ -1,12 +1,15 @@
-"""Checks of options and of expression against the likelihood."""
+"""Checks of options, of expression against the likelihood, and of clusters against strata."""
 
 from __future__ import annotations
 
 import warnings
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from scgraphvci.model._checks import CHOICES, RAW_COUNTS_FROM, check_options, check_outcome
+from scgraphvci.data._outcome_field import RAW_COUNTS_FROM
+from scgraphvci.model._checks import CHOICES, check_clusters, check_options, check_outcome
 
 LOG = {"integer": False, "min": 0.0, "max": 6.2}
 COUNTS = {"integer": True, "min": 0.0, "max": 900.0}
@@ -48,3 +51,37 @@ def test_values_that_are_no_counts_are_refused(likelihood):
         check_outcome(LOG, likelihood)
     with pytest.raises(ValueError, match=r"negative values \(smallest -2"):
         check_outcome({**COUNTS, "min": -2.0}, likelihood)
+
+
+BY_DONOR = pd.DataFrame({"cell_type": ["B", "B", "T", "T"], "donor": ["d1", "d2", "d1", "d2"]})
+
+
+@pytest.mark.parametrize(
+    ("strata", "stratum", "cluster", "match"),
+    [
+        (BY_DONOR, [0, 1, 2, 3], [0, 1, 0, 1], r"split by \['donor'\].*`groupby=\['cell_type'\]`"),
+        (BY_DONOR[["donor"]].head(2), [0, 1, 0, 1], [0, 1, 0, 1], r"split by \['donor'\].*`groupby=\[\]`"),
+        # A covariate of another name that says the same, and one nested in donors.
+        (BY_DONOR.rename(columns={"donor": "patient"}), [0, 1, 2, 3], [0, 1, 0, 1], r"split by \['patient'\]"),
+        (BY_DONOR, [0, 1, 2, 3], [0, 0, 0, 0], "all cells are of one cluster. Leave `cluster_key` out"),
+        (BY_DONOR, [0, 1, 2, 3], [0, 1, 1, 0], r"joint levels of \['cell_type', 'donor'\]"),
+    ],
+)
+def test_strata_within_clusters_warn(strata, stratum, cluster, match):
+    with pytest.warns(UserWarning, match=f"cluster_key='unit'.*'too_few_clusters'.*{match}"):
+        check_clusters("unit", np.array(cluster), strata, np.array(stratum))
+
+
+@pytest.mark.parametrize(
+    ("strata", "stratum", "cluster"),
+    [
+        (BY_DONOR[["cell_type"]].drop_duplicates(), [0, 0, 1, 1], [0, 1, 0, 1]),
+        (BY_DONOR, [0, 0, 1, 2, 3], [0, 1, 1, 0, 1]),  # one stratum has two: the others say so in their status
+        (pd.DataFrame(index=[0]), [0, 0], [0, 1]),
+    ],
+)
+def test_strata_with_several_clusters_pass_without_a_word(strata, stratum, cluster):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_clusters("unit", np.array(cluster), strata.reset_index(drop=True), np.array(stratum))
+        check_clusters(None, None, strata, np.array(stratum))

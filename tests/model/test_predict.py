@@ -215,6 +215,23 @@ def test_new_data_may_be_one_cell_of_one_treatment(fitted, new_screen):
         fitted.predict("control", adata=new)
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda model, name: model.predict(name),
+        lambda model, name: model.predict(model.treatments.perturbations[0], source=name),
+        lambda model, name: model.sample(name),
+        lambda model, name: model.add_counterfactuals(name),
+        lambda model, name: model.marginal_effect(name),
+        lambda model, name: model.marginal_effect(reference=name),
+    ],
+)
+def test_a_treatment_in_another_case_is_suggested(fitted, ask):
+    known = fitted.treatments.perturbations[0]
+    with pytest.raises(ValueError, match=rf"{known.lower()}.*Did you mean '{known}'\?"):
+        ask(fitted, known.lower())
+
+
 def test_new_data_with_unknown_levels_are_refused_and_left_alone(fitted, new_screen):
     for column, value, match in [("cell_type", "type9", "type9"), ("perturbation", "NOPE", "Unknown treatment 'NOPE'")]:
         new = new_screen()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -10,7 +12,8 @@ from matplotlib.colors import to_rgba
 
 from scgraphvci import pl
 from scgraphvci.estimate import EffectSums, Groups, MarginalEffects, marginal_effects
-from scgraphvci.pl._base import BLUE, RED
+from scgraphvci.pl._base import BLUE, GREY, ORANGE, RED
+from scgraphvci.pl._status import LONGEST, MEANING, shorten
 
 LEAKS = {"A": 0.0, "B": 0.3}
 
@@ -105,7 +108,7 @@ def test_sensitivity_beyond_the_axis(effects):
         ({"genes": 6}, "Draw 1 to 5"),
         ({"genes": []}, "0 genes"),
         ({"max_leak": 0.0}, "`max_leak` is 0.0"),
-        ({"stratum": None}, "2 strata are left"),
+        ({"stratum": None}, "fits 2 strata, must fit one. Choose from"),
     ],
 )
 def test_sensitivity_rejects(effects, options, match):
@@ -123,13 +126,13 @@ def test_heatmap_draws_effects_and_dots(effects):
     significant = frame["p_value_adj"].to_numpy().reshape(2, 3) <= 0.05
     dots = ax.collections[0].get_offsets()
     assert {tuple(dot) for dot in np.asarray(dots)} == {(j, i) for i, j in zip(*np.nonzero(significant), strict=True)}
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["A", "B"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["A", "B (leak_detected)"]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["g0", "g6", "g11"]
 
 
 def test_heatmap_puts_genes_of_a_treatment_side_by_side(effects):
     ax = pl.effects_heatmap(effects, stratum={"cell_type": "x"}, genes=8, treatments=["B", "A"], show=False)
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["B", "A"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["B (leak_detected)", "A"]
     names = [label.get_text() for label in ax.get_xticklabels()]
     of_b = [int(name[1:]) >= 6 for name in names]
     assert len(names) == 8
@@ -147,7 +150,7 @@ def test_heatmap_greys_what_is_missing_and_centres_ratios(effects):
 
 
 def test_heatmap_rejects(effects):
-    with pytest.raises(ValueError, match="2 strata are left"):
+    with pytest.raises(ValueError, match="fits 2 strata"):
         pl.effects_heatmap(effects)
     with pytest.raises(ValueError, match="means of arms"):
         pl.effects_heatmap(estimated(reference=None), stratum={"cell_type": "x"})
@@ -157,6 +160,142 @@ def test_heatmap_rejects(effects):
     nothing.estimate[:] = np.nan
     with pytest.raises(ValueError, match="No effect to draw in x"):
         pl.effects_heatmap(nothing, stratum={"cell_type": "x"})
+
+
+def with_status(effects: MarginalEffects, status: str, *, error: bool) -> MarginalEffects:
+    """The same result with another status of A in x, with or without its errors."""
+    changed = replace(effects, **{name: getattr(effects, name).copy() for name in ("status", "estimate", "std_error")})
+    changed.status[0, 0] = status
+    if not error:
+        changed.std_error[0, 0] = np.nan
+    return changed
+
+
+A_IN_X = {"treatment": "A", "stratum": {"cell_type": "x"}, "show": False}
+
+
+def test_forest_of_what_is_ok_says_nothing_of_status(effects):
+    ax = pl.effects_forest(effects, **A_IN_X)
+    assert ax.get_title() == "A against control\nx"
+    assert ax.get_legend().get_title().get_text() == ""
+    estimate, observed = ax.lines[1:]
+    assert (estimate.get_markerfacecolor(), observed.get_marker()) == (BLUE, "x")
+    assert ax.collections[0].get_linestyle()[0][1] is None  # solid
+
+
+@pytest.mark.parametrize("status", MEANING)
+def test_forest_shows_the_status(effects, status):
+    has_error = status == "leak_detected"
+    ax = pl.effects_forest(with_status(effects, status, error=has_error), **A_IN_X)
+    assert ax.get_title().splitlines() == ["A against control", "x", status]
+    said = ax.get_legend().get_title()
+    assert said.get_text().replace("\n", " ") == f"{status}: {MEANING[status]}"
+    assert said.get_color() == RED
+    estimate = ax.lines[1]
+    assert estimate.get_markerfacecolor() == "white"
+    name = "prediction" if status == "extrapolated" else "robust"
+    assert estimate.get_label() == (f"{name}, 95 % interval" if has_error else f"{name}, no interval")
+    assert [len(segment) for segment in ax.collections[0].get_segments()] == [2 if has_error else 0] * 12
+    assert ax.collections[0].get_linestyle()[0][1] is not None  # dashed
+
+
+def test_forest_without_errors_takes_the_largest_effects(effects):
+    ax = pl.effects_forest(with_status(effects, "too_few_cells", error=False), genes=3, **A_IN_X)
+    frame = effects.to_frame("A", {"cell_type": "x"}).set_index("gene")["estimate"]
+    largest = frame[frame.abs().nlargest(3).index].sort_values(ascending=False)
+    assert [label.get_text() for label in ax.get_yticklabels()] == largest.index.tolist()
+
+
+def test_forest_draws_an_estimate_once():
+    ax = pl.effects_forest(estimated(estimator="observed"), **A_IN_X)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["observed, 95 % interval"]
+    assert len(ax.lines) == 2  # zero and the estimate
+    np.testing.assert_array_equal(ax.lines[1].get_ydata(), np.arange(12))
+
+
+def test_forest_without_estimates_says_why(effects):
+    nothing = with_status(effects, "no_reference", error=False)
+    nothing.estimate[0, 0] = np.nan
+    with pytest.raises(ValueError, match="no_reference: no cell received the reference here"):
+        pl.effects_forest(nothing, **A_IN_X)
+
+
+def test_volcano_hollows_what_is_not_ok(effects):
+    filled = pl.effects_volcano(effects, **A_IN_X)
+    hollow = pl.effects_volcano(with_status(effects, "leak_detected", error=True), **A_IN_X)
+    assert hollow.get_title().splitlines()[-1] == "leak_detected"
+    for ax, has_face in ((filled, True), (hollow, False)):
+        for points, colour in zip(ax.collections, (GREY, ORANGE, BLUE), strict=True):
+            assert (len(points.get_facecolor()) > 0) == has_face
+            if not has_face:
+                np.testing.assert_allclose(points.get_edgecolor()[0][:3], to_rgba(colour)[:3])
+
+
+def test_volcano_without_p_values_says_why(effects):
+    with pytest.raises(ValueError, match=r"for A against control, x \(too_few_cells: .*effects_forest"):
+        pl.effects_volcano(with_status(effects, "too_few_cells", error=False), **A_IN_X)
+
+
+@pytest.mark.parametrize("long", ["ENSMUSG00000028270.", "g"])
+def test_names_stay_within_the_volcano(effects, long):
+    """As drawn: every name lies in the axes, and names on one side do not overlap."""
+    genes = pd.Index([f"{long} {i}" for i in range(12)])
+    named = replace(effects, genes=genes, estimate=effects.estimate * np.tile([1, -1], 6))
+    ax = pl.effects_volcano(named, **A_IN_X)
+    ax.figure.draw_without_rendering()
+    frame = ax.get_window_extent()
+    left = [text for text in ax.texts if text.get_horizontalalignment() == "right"]
+    assert len(ax.texts) >= 5 and 2 <= len(left) < len(ax.texts)
+    for text in ax.texts:
+        box = plt.Text.get_window_extent(text)
+        assert frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+    heights = sorted(plt.Text.get_window_extent(text).y0 for text in left)
+    assert np.diff(heights).min() > 5
+
+
+def test_heatmap_hatches_rows_that_are_not_ok(effects):
+    status = with_status(effects, "too_few_cells", error=False)
+    ax = pl.effects_heatmap(status, stratum={"cell_type": "x"}, show=False)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["A (too_few_cells)", "B (leak_detected)"]
+    assert [(patch.get_y(), bool(patch.get_hatch())) for patch in ax.patches] == [(-0.5, True), (0.5, True)]
+    assert ax.get_title().endswith("hatched: status not ok")
+    ok = pl.effects_heatmap(effects, stratum={"cell_type": "x"}, treatments=["A"], show=False)
+    assert not ok.patches and "hatched" not in ok.get_title()
+
+
+def test_sensitivity_shows_the_status(effects):
+    ax = pl.effects_sensitivity(effects, treatment="B", stratum={"cell_type": "x"}, show=False)
+    assert ax.get_title().splitlines()[-1] == "leak_detected"
+
+
+def test_leakage_says_what_keeps_rows_from_an_interval_and_which_are_left_out(effects):
+    ax = pl.effects_leakage(with_status(effects, "too_few_cells", error=False), show=False)
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names == ["A, x (too_few_cells)", "A, y", "B, x", "B, y"]  # B: found, in another colour
+    assert ax.get_title() == ""
+    assert pl.effects_leakage(effects, n_rows=3, show=False).get_title().startswith("3 of 4 rows")
+
+
+@pytest.mark.parametrize("size", [None, (6, 4)])
+def test_names_of_leakage_rows_do_not_touch(effects, size):
+    """As drawn, forty rows of long names, in a figure of its own or a small one of the user's."""
+    one = effects.select("A", {"cell_type": "x"})
+    many = one._take(np.zeros(40, dtype=np.int64), np.zeros(1, dtype=np.int64))
+    many = replace(many, treatments=pd.Index([f"{i} Dacinostat (LAQ824), histone deacetylase, {i}" for i in range(40)]))
+    ax = pl.effects_leakage(many, figsize=size, show=False)
+    ax.figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in ax.get_yticklabels()]
+    assert len(boxes) == 40
+    tops = np.array(sorted((box.y0, box.y1) for box in boxes))
+    assert (tops[1:, 0] - tops[:-1, 1]).min() > -0.5  # boxes hold room for letters below the line
+    assert min(box.x0 for box in boxes) >= 0
+    assert ax.get_window_extent().width > 0.25 * ax.figure.bbox.width
+
+
+def test_long_names_lose_their_middle():
+    assert shorten("CD14 Monocytes") == "CD14 Monocytes"
+    assert shorten("a" * 20 + "b" * 20) == "a" * 14 + "…" + "b" * 14
+    assert len(shorten("x" * 100)) == LONGEST
 
 
 @pytest.mark.parametrize("draw", [pl.effects_volcano, pl.effects_forest])

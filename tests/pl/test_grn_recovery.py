@@ -24,16 +24,23 @@ def test_lines_are_the_curves(curves) -> None:
     axes = pl.grn_precision_recall(curves, show=False)
     assert [ax.get_title() for ax in axes] == ["all regulators", "A", "B"]
     for ax, name in zip(axes, ["all", "A", "B"], strict=True):
-        refined, prior, random = ax.lines
-        for line, predictor in ((refined, "refined"), (prior, "prior")):
+        refined, rest_of_refined, prior, rest_of_prior, random = ax.lines
+        for line, rest, predictor in ((refined, rest_of_refined, "refined"), (prior, rest_of_prior, "prior")):
             part = curves[(curves["predictor"] == predictor) & (curves["regulator"] == name)]
             assert line.get_label() == predictor
-            assert line.get_xydata().tolist() == part[["recall", "precision"]].to_numpy().tolist()
+            points = part[["recall", "precision"]].to_numpy().tolist()
+            assert line.get_xydata().tolist() == points[:-1]
+            assert rest.get_xydata().tolist() == points[-2:]  # beyond the edges of the network
+            assert (rest.get_color(), rest.is_dashed()) == (line.get_color(), True)
         density = {"all": 3 / 6, "A": 2 / 3, "B": 1 / 3}[name]
         assert random.get_ydata() == pytest.approx([density, density])
         assert ax.get_xlabel() == "recall"
     assert [ax.get_ylabel() for ax in axes] == ["precision", "", ""]
-    assert [text.get_text() for text in axes[-1].get_legend().get_texts()] == ["refined", "prior"]
+    assert [text.get_text() for text in axes[-1].get_legend().get_texts()] == [
+        "refined",
+        "prior",
+        "random scores",
+    ]
 
 
 def test_chosen_regulators(curves) -> None:
@@ -46,7 +53,7 @@ def test_chosen_regulators(curves) -> None:
 
 def test_many_networks_are_told_apart() -> None:
     curves = precision_recall({f"net{i}": TRUTH for i in range(8)}, TRUTH)
-    lines = pl.grn_precision_recall(curves, show=False)[0].lines[:-1]
+    lines = pl.grn_precision_recall(curves, show=False)[0].lines[:-1:2]
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 8
 
 

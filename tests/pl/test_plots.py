@@ -101,6 +101,25 @@ def test_grn_adjacency_places_edges_alike_in_all_panels(networks):
     assert (before.get_xlim(), before.get_ylim()) == ((-0.5, 3.5), (2.5, -0.5))
 
 
+def test_grn_adjacency_tells_what_became_of_edges(networks):
+    networks.uns["grn_refined"] = {"params": {"grn_key": "grn"}}
+    before, after = pl.grn_adjacency(networks, show=False)
+    assert before.get_legend() is None and len(before.collections[0].get_array()) == 4
+    drawn = {part.get_label(): np.asarray(part.get_offsets()).tolist() for part in after.collections}
+    assert {name: sorted(map(tuple, places)) for name, places in drawn.items()} == {
+        "dropped": [(0, 0), (1, 0), (1, 1)],
+        "kept": [(2, 0)],
+        "added": [(3, 2)],
+    }
+    kept, added = (part for part in after.collections if part.get_label() != "dropped")
+    np.testing.assert_allclose([kept.get_alpha(), added.get_alpha()], [[1.0], [0.35 + 0.65 * 0.5 / 0.9]])
+    labels = [text.get_text() for text in after.get_legend().get_texts()]
+    assert labels == ["dropped (3)", "kept (1)", "added (1)"]
+    # Drawn without its prior, its colours are weights again.
+    (alone,) = pl.grn_adjacency(networks, keys="grn_refined", show=False)
+    np.testing.assert_allclose(alone.collections[0].get_array(), [0.5, 0.9])
+
+
 def test_grn_adjacency_without_networks(networks):
     with pytest.raises(KeyError, match=r"\['other'\] not found in varp.*refine_grn"):
         pl.grn_adjacency(networks, keys=["grn", "other"])
@@ -169,7 +188,7 @@ def test_forest(effects):
 def test_one_treatment_in_one_stratum(effects, plot):
     with pytest.raises(ValueError, match="Name one `treatment`"):
         plot(effects)
-    with pytest.raises(ValueError, match="2 strata are left"):
+    with pytest.raises(ValueError, match="fits 2 strata"):
         plot(effects, treatment="A")
     with pytest.raises(KeyError, match="nothing"):
         plot(effects, treatment="nothing")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -152,6 +154,18 @@ def test_category_without_controls_warns(screen, caplog):
     screen = screen[~((screen.obs["perturbation"] == "control") & (screen.obs["cell_type"] == "NK"))].copy()
     split_ood(screen, **OPTIONS, category="NK", n_hardest=1)
     assert "No control cells in NK" in caplog.text
+
+
+def test_raw_counts_warn_and_name_the_next_step(screen):
+    counts = np.random.default_rng(0).poisson(20, size=screen.shape).astype(np.float32)
+    screen.layers["counts"] = sparse.csr_matrix(counts)
+    largest = int(counts.max())
+    with pytest.warns(UserWarning, match=rf"'counts' looks like raw counts \(whole numbers up to {largest}\).*log1p"):
+        split_ood(screen, **OPTIONS, category="NK", n_hardest=1, layer="counts")
+    assert (screen.obs["split"] == "ood").any()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        split_ood(screen, **OPTIONS, category="NK", n_hardest=1)
 
 
 def test_nothing_to_hold_out_of_a_single_stratum():

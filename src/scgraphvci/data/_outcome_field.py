@@ -11,8 +11,18 @@ from scgraphvci.data._read import finite_blocks, require_unique_names
 from scgraphvci.data._screen_field import ScreenField
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from anndata import AnnData
     from mudata import MuData
+
+
+RAW_COUNTS_FROM = 30  # log1p of normalised expression stays far below; whole numbers above this are raw counts
+
+
+def looks_like_counts(state: Mapping[str, Any]) -> bool:
+    """Whether what :meth:`OutcomeField.register_field` returned is of raw counts rather than log-normalised values."""
+    return bool(state["integer"] and state["min"] >= 0 and state["max"] > RAW_COUNTS_FROM)
 
 
 class OutcomeField(ScreenField):

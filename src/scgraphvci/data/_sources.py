@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from scgraphvci._constants import KEYS, SLOTS
+from scgraphvci.data._treatments import did_you_mean
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -80,7 +81,9 @@ def source_cells(
     rows = [k for k, name in enumerate(table.names) if set(table.members(name)) == members] if members else [0]
     cells = np.flatnonzero(np.isin(codes, rows))
     if cells.size == 0:
-        msg = f"No cell received the source treatment {wanted!r}. Treatments here: {sorted(set(table.names))[:20]}."
+        here = sorted(set(table.names))
+        meant = did_you_mean([wanted], here)
+        msg = f"No cell received the source treatment {wanted!r}.{meant} Treatments here: {here[:20]}."
         raise ValueError(msg)
     return cells
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,7 +69,8 @@ class TreatmentTable:
             known = ", ".join([self.control, *self.perturbations][:20])
             more = "" if len(self.perturbations) < 20 else f", ... ({len(self.perturbations)} in all)"
             hint = "" if self.combination_sep else " Combinations need `combination_sep` at setup."
-            msg = f"Unknown treatment {treatment!r} (no {unknown}). Known: {known}{more}.{hint}"
+            meant = did_you_mean(unknown, [self.control, *self.perturbations])
+            msg = f"Unknown treatment {treatment!r} (no {unknown}).{meant} Known: {known}{more}.{hint}"
             raise ValueError(msg)
         amounts = self._amounts(treatment, members, dose)
         for member, amount in zip(members, amounts, strict=True):
@@ -293,6 +295,16 @@ def extend_treatment_table(
         rows[i] = row
     extended = replace(table, names=tuple(all_names), doses=tuple(all_doses), design=np.stack(design))
     return extended, rows[code]
+
+
+def did_you_mean(unknown: Sequence[str], known: Sequence[str]) -> str:
+    """Return a question that names what is spelled alike, up to three names for each, whatever the case; or nothing."""
+    lowered = [name.lower() for name in known]
+    meant: dict[str, None] = {}
+    for name in unknown:
+        same = [name.lower()] if name.lower() in lowered else get_close_matches(name.lower(), lowered)
+        meant.update({original: None for match in same for original in known if original.lower() == match})
+    return f" Did you mean {' or '.join(map(repr, meant))}?" if meant else ""
 
 
 def _key(vector: np.ndarray) -> bytes:

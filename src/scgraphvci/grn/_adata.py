@@ -13,6 +13,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scgraphvci.grn._frame import tidy
+from scgraphvci.grn._naming import naming_hint
 
 logger = logging.getLogger(__name__)
 
@@ -145,11 +146,12 @@ def add_grn(adata: AnnData, net: pd.DataFrame, key_added: str = "grn", *, copy: 
     )
     if report.genes_missing:
         logger.warning(
-            "%d of %d edges not written: %d genes of the network are not in the data, such as %s.",
+            "%d of %d edges not written: %d genes of the network are not in the data, such as %s.%s",
             report.edges_missing,
             report.edges_in,
             len(report.genes_missing),
             ", ".join(report.genes_missing[:5]),
+            naming_hint(named, genes),
         )
     adata = adata.copy() if copy else adata
     adata.varp[key_added] = matrix
@@ -195,7 +197,7 @@ def get_grn(adata: AnnData, key: str = "grn", *, dropped: bool = False) -> pd.Da
         msg = f"{key!r} not found in varp. Keys: {list(adata.varp)}. Add a network with `scgraphvci.grn.add_grn`."
         raise KeyError(msg)
     network = _without_zeros(adata.varp[key])
-    prior_key = _refined_from(adata, key)
+    prior_key = refined_from(adata, key)
     prior = _without_zeros(adata.varp[prior_key]) if prior_key in adata.varp else None
     if dropped and prior is None:
         msg = f"varp[{key!r}] is not a refined network, or its prior is no longer in varp: use `dropped=False`."
@@ -235,7 +237,8 @@ def _values(matrix: sparse.csr_array, source: np.ndarray, target: np.ndarray) ->
     return np.asarray(matrix[source, target]).ravel().astype(np.float32)
 
 
-def _refined_from(adata: AnnData, key: str) -> str | None:
+def refined_from(adata: AnnData, key: str) -> str | None:
+    """Return the key of the prior that a network was refined from, None if it was not."""
     params = adata.uns.get(key, {})
     params = params.get("params", {}) if isinstance(params, dict) else {}
     return params.get("grn_key")
@@ -310,10 +313,4 @@ def _no_overlap(edges: pd.DataFrame, genes: pd.Index, *, only_loops: bool) -> st
         f"No edge of `net` joins two genes of `adata`. `net` names genes such as {named[:3].tolist()}, `adata` such as "
         f"{genes[:3].tolist()}."
     )
-    n_same = int(named.str.upper().isin(genes.str.upper()).sum())
-    if n_same:
-        return (
-            f"{msg} {n_same} names agree when case is ignored: one may be mouse (Stat1) and the other human (STAT1). "
-            "Map orthologs, or change the case of one."
-        )
-    return f"{msg} Use the same kind of identifier (symbols or Ensembl) in both."
+    return msg + (naming_hint(named, genes) or " Use the same kind of identifier (symbols or Ensembl) in both.")

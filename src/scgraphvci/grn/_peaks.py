@@ -159,7 +159,10 @@ def correlation_of_links(links: Links, accessibility: Any, expression: Any, cell
     sums = np.zeros((2, peaks.size)), np.zeros((2, genes.size))
     for start in range(0, cells.shape[1], BLOCK_CELLS):
         rows = cells[:, start : start + BLOCK_CELLS]
-        blocks = _columns(accessibility[rows[0]], peaks), _columns(expression[rows[1]], genes)
+        blocks = (
+            _columns(accessibility[rows[0]], peaks, "Accessibility"),
+            _columns(expression[rows[1]], genes, "Expression"),
+        )
         for total, block in zip(sums, blocks, strict=True):
             total += [block.sum(axis=0), block.power(2).sum(axis=0)]
         for first in range(0, peak.size, BLOCK_LINKS):
@@ -172,10 +175,15 @@ def correlation_of_links(links: Links, accessibility: Any, expression: Any, cell
     return np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > 0)
 
 
-def _columns(block: Any, columns: np.ndarray) -> sparse.csc_array:
+def _columns(block: Any, columns: np.ndarray, what: str) -> sparse.csc_array:
     chosen = sparse.csc_array(block, dtype=np.float64)[:, columns]
-    if not np.all(np.isfinite(chosen.data)):
-        msg = "Expression or accessibility holds NaN or infinite values. Remove them, for example with `np.nan_to_num`."
+    finite = np.isfinite(chosen.data)
+    if not finite.all():
+        first = columns[np.searchsorted(chosen.indptr, np.argmin(finite), side="right") - 1]
+        msg = (
+            f"{what} holds NaN or infinite values, first in column {first} (counting from 0). They are not zeros: look "
+            "at the step that made them, such as a logarithm or a division by 0, or leave out those cells or columns."
+        )
         raise ValueError(msg)
     return chosen
 

@@ -1,17 +1,19 @@
-"""Checks of options, and of expression against the likelihood."""
+"""Checks of options, of expression against the likelihood, and of clusters against strata."""
 
 from __future__ import annotations
 
 import warnings
 from typing import Any, get_args
 
+import numpy as np
+import pandas as pd
+
+from scgraphvci.data._outcome_field import looks_like_counts
 from scgraphvci.model._presets import Preset
 from scgraphvci.module._baseline import Propagation
 from scgraphvci.module._likelihood import Likelihood
 from scgraphvci.module._networks import Pooling
 from scgraphvci.module._objective import DistributionLoss
-
-RAW_COUNTS_FROM = 30  # log1p of normalised expression stays far below; whole numbers above this are raw counts
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "likelihood": get_args(Likelihood),
@@ -51,9 +53,49 @@ def check_outcome(state: Any, likelihood: str) -> None:
         what = f"negative values (smallest {state['min']})" if state["min"] < 0 else "values that are not whole numbers"
         msg = f"likelihood={likelihood!r} needs counts, but expression holds {what}. Name the layer of counts at setup."
         raise ValueError(msg)
-    if likelihood == "normal" and state["integer"] and state["max"] > RAW_COUNTS_FROM:
+    if likelihood == "normal" and looks_like_counts(state):
         msg = (
             f"Expression looks like raw counts (whole numbers up to {state['max']:.0f}), but likelihood='normal' "
             "expects log-normalised values. Use `sc.pp.normalize_total` and `sc.pp.log1p`, or likelihood='nb'."
         )
         warnings.warn(msg, UserWarning, stacklevel=3)
+
+
+def check_clusters(
+    cluster_key: str | None, cluster: np.ndarray | None, strata: pd.DataFrame, stratum: np.ndarray
+) -> None:
+    """Warn if every stratum lies in one cluster, so that no error can be clustered.
+
+    Parameters
+    ----------
+    cluster_key
+        Column with the clusters.
+    cluster
+        Code of every cell's cluster, shape ``(n_cells,)``; None without clusters.
+    strata
+        The strata that are reported, one column per key.
+    stratum
+        Row of `strata` of every cell, shape ``(n_cells,)``.
+    """
+    if cluster is None or cluster.size == 0:
+        return
+    if max(_n_clusters(stratum, cluster)) > 1:
+        return
+    overlap = [key for key in strata if max(_n_clusters(pd.factorize(strata[key])[0][stratum], cluster)) == 1]
+    rest = [key for key in strata if key not in overlap]
+    if cluster.max() == cluster.min():
+        why = "all cells are of one cluster. Leave `cluster_key` out, or name a column of replicates"
+    elif overlap:
+        why = f"the strata are split by {overlap}. Leave that out: `groupby={rest}` averages over the clusters"
+    else:
+        why = f"the joint levels of {list(strata)} lie in one each. Leave some of them out of `groupby`"
+    msg = (
+        f"No stratum has two clusters of cluster_key={cluster_key!r}, so none gets an error (status "
+        f"'too_few_clusters'): {why}."
+    )
+    warnings.warn(msg, UserWarning, stacklevel=3)
+
+
+def _n_clusters(group: np.ndarray, cluster: np.ndarray) -> np.ndarray:
+    """Return the number of clusters with cells in each group that has any."""
+    return np.unique(np.unique(np.stack([group, cluster]), axis=1)[0], return_counts=True)[1]

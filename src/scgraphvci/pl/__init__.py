@@ -9,6 +9,7 @@ from scgraphvci.pl._effects import effects_forest, effects_volcano
 from scgraphvci.pl._effects_heatmap import effects_heatmap
 from scgraphvci.pl._effects_leak import effects_leakage, effects_sensitivity
 from scgraphvci.pl._grn import grn_adjacency
+from scgraphvci.pl._grn_neighborhood import grn_neighborhood
 from scgraphvci.pl._grn_recovery import grn_precision_recall
 from scgraphvci.pl._history import history
 from scgraphvci.pl._shifts import shift_scatter
@@ -20,6 +21,7 @@ __all__ = [
     "effects_sensitivity",
     "effects_volcano",
     "grn_adjacency",
+    "grn_neighborhood",
     "grn_precision_recall",
     "history",
     "shift_scatter",

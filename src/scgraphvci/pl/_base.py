@@ -10,6 +10,7 @@ import numpy as np
 import scanpy as sc
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 
 Drawn = Figure | Axes | np.ndarray | None
 
@@ -63,9 +64,9 @@ def finish(axes: np.ndarray, show: bool | None, return_fig: bool, *, single: boo
     return axes[0] if single else axes
 
 
-def legend_beside(ax: Axes, gap: float = 0.0, **kwargs: Any) -> None:
+def legend_beside(ax: Axes, gap: float = 0.0, **kwargs: Any) -> Legend:
     """Write the legend right of the axes, at a gap in widths of these."""
-    ax.legend(frameon=False, fontsize="x-small", loc="upper left", bbox_to_anchor=(1.0 + gap, 1.0), **kwargs)
+    return ax.legend(frameon=False, fontsize="x-small", loc="upper left", bbox_to_anchor=(1.0 + gap, 1.0), **kwargs)
 
 
 def tidy(ax: Axes) -> None:

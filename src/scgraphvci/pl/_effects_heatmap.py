@@ -9,13 +9,14 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import CenteredNorm
+from matplotlib.patches import Rectangle
 
 from scgraphvci.estimate import MarginalEffects
 from scgraphvci.estimate._estimands import NULL
+from scgraphvci.estimate._one_stratum import one_stratum
 from scgraphvci.pl._base import Drawn, finish, panels
-from scgraphvci.pl._effects import levels_of, one_stratum
-
-_LABEL = {"difference": "effect on mean expression", "ratio": "ratio of means", "log_fold_change": "log2 fold change"}
+from scgraphvci.pl._effects import effect_label, levels_of
+from scgraphvci.pl._status import shorten, with_status
 
 
 def effects_heatmap(
@@ -31,6 +32,8 @@ def effects_heatmap(
     return_fig: bool = False,
 ) -> Drawn:
     """Draw effects of treatments on genes in one stratum, with dots where they are significant.
+
+    Rows whose status is not "ok" are hatched, and their names are followed by the status.
 
     Parameters
     ----------
@@ -77,18 +80,23 @@ def effects_heatmap(
         msg = f"No effect to draw in {levels_of(chosen) or 'this result'}. `effects.overlap()['status']` says why."
         raise ValueError(msg)
     limit = float(np.abs(value.to_numpy()[finite]).max())
-    axis = panels(1, ax, figsize, (2.6 + 0.2 * value.shape[1], 1.4 + 0.22 * len(value)))[0]
+    status = chosen.status[:, 0]
+    rows = with_status(map(shorten, value.index), status)
+    longest = max(0.0, 0.07 * (max(map(len, rows)) - 12))  # inches for names longer than usual
+    axis = panels(1, ax, figsize, (2.6 + 0.2 * value.shape[1] + longest, 2.0 + 0.22 * len(value)))[0]
     colours = mpl.colormaps["RdBu_r"].with_extremes(bad="0.75")
     image = axis.imshow(value.to_numpy() + NULL[estimand], cmap=colours, norm=CenteredNorm(NULL[estimand], limit),
                         aspect="auto", interpolation="nearest")  # fmt: skip
     row, column = np.nonzero(wide["p_value_adj"][value.columns].to_numpy() <= alpha)
     axis.scatter(column, row, s=7, color="black", linewidths=0.4, edgecolors="white")
     axis.set_xticks(range(value.shape[1]), value.columns, rotation=90, fontsize="x-small")
-    axis.set_yticks(range(len(value)), value.index, fontsize="small")
+    axis.set_yticks(range(len(value)), rows, fontsize="small")
+    for hatched in np.flatnonzero(status != "ok"):
+        axis.add_patch(Rectangle((-0.5, hatched - 0.5), value.shape[1], 1, fill=False, hatch="///", edgecolor="0.55",
+                                 linewidth=0))  # fmt: skip
     axis.tick_params(length=0)
-    axis.set_title(
-        "\n".join(filter(None, [levels_of(chosen), f"dots: adjusted p at most {alpha:g}"])), fontsize="medium"
-    )
+    key = f"dots: adjusted p at most {alpha:g}" + ("; hatched: status not ok" if (status != "ok").any() else "")
+    axis.set_title("\n".join(filter(None, [levels_of(chosen), key])), fontsize="medium")
     axis.spines[:].set_visible(False)
-    axis.figure.colorbar(image, ax=axis, label=_LABEL[estimand], shrink=0.8, pad=0.02)
+    axis.figure.colorbar(image, ax=axis, label=effect_label(effects), pad=0.02)
     return finish(np.array([axis]), show, return_fig, single=True)

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from scgraphvci.estimate import MarginalEffects
 from scgraphvci.pl._base import BLUE, COLOURS, GREY, RED, Drawn, finish, legend_beside, panels, tidy
-from scgraphvci.pl._effects import one_row, strongest
+from scgraphvci.pl._effects import effect_label, one_row, strongest
+from scgraphvci.pl._status import say_status, shorten, with_status
 
 
 def effects_leakage(
@@ -58,10 +59,14 @@ def effects_leakage(
             "see `effects.leakage().summary()`."
         )
         raise ValueError(msg)
+    n_all = len(frame)
     frame = frame.loc[frame["p_value"].nsmallest(n_rows).index.sort_values()]
-    keys = ["treatment", *chosen.strata.columns]
+    rows = [", ".join(map(shorten, row)) for row in frame[["treatment", *chosen.strata.columns]].to_numpy()]
+    # What was found is drawn in another colour: only what keeps a row from having an interval is said beside its name.
+    labels = with_status(rows, frame["status"].replace("leak_detected", "ok"))
     position = np.arange(len(frame))
-    axis = panels(1, ax, figsize, (6.0, 1.0 + 0.24 * len(frame)))[0]
+    width = 4.8 + 0.065 * max(map(len, labels))
+    axis = panels(1, ax, figsize, (width, 1.0 + 0.24 * len(frame)))[0]
     axis.barh(position, 2 * frame["share_detectable"], left=-frame["share_detectable"], height=0.7, color="0.9",
               label="found with probability below .8")  # fmt: skip
     axis.axvline(0, color=GREY, linewidth=0.8)
@@ -72,9 +77,11 @@ def effects_leakage(
         axis.hlines(position[member], part["share_low"], part["share_high"], color=colour, linewidth=1.5)
         axis.plot(part["share"], position[member], "o", color=colour, markerfacecolor=fill, markersize=4.5,
                   label=f"{label} ({len(part)})")  # fmt: skip
-    axis.set_yticks(position, [", ".join(map(str, row)) for row in frame[keys].to_numpy()], fontsize="small")
+    axis.set_yticks(position, labels, fontsize=_row_font(axis, len(frame)))
     axis.set(ylim=(len(frame) - 0.5, -0.5), xlabel=f"share of the effect that leaks, {level:g} % interval")
     axis.xaxis.set_major_formatter(PercentFormatter(1.0))
+    if len(frame) < n_all:
+        axis.set_title(f"{len(frame)} of {n_all} rows, those with the smallest p-values", fontsize="medium")
     legend_beside(axis, gap=0.02)
     tidy(axis)
     return finish(np.array([axis]), show, return_fig, single=True)
@@ -133,12 +140,17 @@ def effects_sensitivity(
         axis.plot(part["leak"], part["estimate"], color=colour, linewidth=1.8, label=f"{gene}: {_lost(lost, max_leak)}")
         if lost <= max_leak:
             axis.plot(lost, 0.0, "X", color=colour, markeredgecolor="white", markersize=8, clip_on=False, zorder=3)
-    axis.set(xlim=(0, max_leak), xlabel="leak allowed for, share of the effect", ylabel="effect on mean expression")
+    axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axis.set(xlim=(0, max_leak), xlabel="leak allowed for, share of the effect", ylabel=effect_label(effects))
     axis.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axis.set_title(title, fontsize="medium")
-    legend_beside(axis, gap=0.02)
+    say_status(axis, title, chosen, gap=0.02)
     tidy(axis)
     return finish(np.array([axis]), show, return_fig, single=True)
+
+
+def _row_font(axis: Axes, n_rows: int) -> float:
+    """Size of letters, in points, with which names of rows do not touch."""
+    return float(np.clip(0.8 * 72 * axis.bbox.height / axis.figure.dpi / max(1, n_rows), 3.0, 8.0))
 
 
 def _lost(leak: float, max_leak: float) -> str:

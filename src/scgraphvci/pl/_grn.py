@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
+from matplotlib.lines import Line2D
 from scipy import sparse
 
-from scgraphvci.pl._base import Drawn, finish, panels
+from scgraphvci.grn._adata import refined_from
+from scgraphvci.pl._base import BLUE, RED, Drawn, finish, legend_beside, panels
 
 MAX_LABELS = 30
 
@@ -30,6 +33,9 @@ def grn_adjacency(
     Regulators (genes with an edge to another gene in any of the networks) are ordered by their number of targets in the
     first network, targets by the first regulator that has them there. Self-loops are left out.
 
+    Colour is the magnitude of weights. Where a network was refined by :func:`scgraphvci.tl.refine_grn` from another of
+    those drawn, colour says which edges are kept, added and dropped instead, and opacity the magnitude.
+
     Parameters
     ----------
     adata
@@ -37,7 +43,7 @@ def grn_adjacency(
     keys
         Their keys.
     cmap
-        Colour map of the weights' magnitude.
+        Colour map of the weights' magnitude, where colour does not tell what became of edges.
     ax, figsize, show, return_fig
         See :mod:`scgraphvci.pl`.
 
@@ -75,18 +81,39 @@ def grn_adjacency(
         block = sparse.coo_array(network[regulators][:, targets])
         row, column = block.coords
         size = float(np.clip(2000 / (regulators.size + targets.size), 0.6, 30))
-        order = np.argsort(block.data)
-        points = axis.scatter(
-            column[order], row[order], c=block.data[order], s=size, marker="s", cmap=cmap, linewidths=0,
-            norm=_norm(block.data), rasterized=True,
-        )  # fmt: skip
+        style = {"s": size, "marker": "s", "linewidths": 0, "rasterized": True}
+        prior = refined_from(adata, name)
+        if prior not in names:
+            order = np.argsort(block.data)
+            points = axis.scatter(column[order], row[order], c=block.data[order], cmap=cmap, norm=_norm(block.data),
+                                  **style)  # fmt: skip
+            axis.figure.colorbar(points, ax=axis, label="|weight|", shrink=0.8)
+        else:
+            _draw_changes(axis, sparse.coo_array(networks[names.index(prior)][regulators][:, targets]), block, style)
         axis.set(xlim=(-0.5, targets.size - 0.5), ylim=(regulators.size - 0.5, -0.5), xlabel="targets")
         axis.set_title(f"{name}: {block.nnz:,} edges", fontsize="medium")
         axis.set_ylabel("regulators" if i == 0 else "")
         axis.set_xticks([])
         _label_rows(axis, adata.var_names.astype(str).to_numpy()[regulators] if i == 0 else None)
-        axis.figure.colorbar(points, ax=axis, label="|weight|", shrink=0.8)
     return finish(axes, show, return_fig)
+
+
+def _draw_changes(axis: Axes, prior: sparse.coo_array, refined: sparse.coo_array, style: dict[str, Any]) -> None:
+    """Draw edges of a refined network and those it dropped, each kind in its colour."""
+    old, new = sparse.csr_array(prior), sparse.csr_array(refined)
+    largest = float(refined.data.max()) if refined.nnz else 1.0
+    parts = {
+        "dropped": sparse.coo_array((old != 0) > (new != 0)),
+        "kept": sparse.coo_array(new * (old != 0)),
+        "added": sparse.coo_array(new - new * (old != 0)),
+    }
+    handles = []
+    for (name, part), colour in zip(parts.items(), ("0.85", BLUE, RED), strict=True):
+        row, column = part.coords
+        opacity = 1.0 if name == "dropped" else 0.35 + 0.65 * part.data / largest
+        axis.scatter(column, row, color=colour, alpha=opacity, label=name, **style)
+        handles.append(Line2D([], [], linestyle="", marker="s", color=colour, label=f"{name} ({part.nnz:,})"))
+    legend_beside(axis, handles=handles, handletextpad=0.1)
 
 
 def _edges(matrix: object) -> sparse.csr_array:

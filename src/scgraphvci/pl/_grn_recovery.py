@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 
-from scgraphvci.pl._base import COLOURS, GREY, Drawn, finish, panels, tidy
+from scgraphvci.pl._base import COLOURS, GREY, Drawn, finish, legend_beside, panels, tidy
 
 COLUMNS = ("predictor", "regulator", "recall", "precision", "density")
 
@@ -22,6 +22,8 @@ def grn_precision_recall(
     return_fig: bool = False,
 ) -> Drawn:
     """Draw precision-recall curves of networks, one panel per regulator, with the precision of random scores dashed.
+
+    Where a network has no more edges, its curve goes on dotted: the candidates left are as good as random ones.
 
     Parameters
     ----------
@@ -57,20 +59,22 @@ def grn_precision_recall(
         msg = f"Regulators {unknown} have no curve. `curves` holds {known[:10]}; make it with `per_regulator=True`."
         raise KeyError(msg)
     predictors = list(dict.fromkeys(curves["predictor"]))
-    axes = panels(len(names), ax, figsize, (3.4, 3.2))
+    axes = panels(len(names), ax, figsize, (3.4 + 1.4 / len(names), 3.2))  # with room for the legend
     for i, (axis, name) in enumerate(zip(axes, names, strict=True)):
         part = curves[curves["regulator"] == name]
         for j, predictor in enumerate(predictors):
             line = part[part["predictor"] == predictor]
             colour = COLOURS[j % len(COLOURS)]
             style = ("-", "-.", ":")[j // len(COLOURS) % 3]
+            recall, precision = line["recall"].to_numpy(), line["precision"].to_numpy()
+            axis.plot(recall[:-1], precision[:-1], style, color=colour, label=predictor, linewidth=1.5,
+                      drawstyle="steps-pre")  # fmt: skip
             axis.plot(
-                line["recall"], line["precision"], style, color=colour, label=predictor, linewidth=1.5,
-                drawstyle="steps-pre",
-            )  # fmt: skip
-        axis.axhline(float(part["density"].iloc[0]), color=GREY, linewidth=0.8, linestyle="--")
+                recall[-2:], precision[-2:], linestyle=(0, (1, 2)), color=colour, linewidth=0.9, drawstyle="steps-pre"
+            )
+        axis.axhline(float(part["density"].iloc[0]), color=GREY, linewidth=0.8, linestyle="--", label="random scores")
         axis.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision" if i == 0 else "")
         axis.set_title("all regulators" if name == "all" else name, fontsize="medium")
         tidy(axis)
-    axes[-1].legend(frameon=False, fontsize="small")
+    legend_beside(axes[-1])
     return finish(axes, show, return_fig)

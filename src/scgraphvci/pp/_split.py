@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import pandas as pd
 
 from scgraphvci._constants import SPLITS
 from scgraphvci.data import OutcomeField, stratum_moments
+from scgraphvci.data._outcome_field import looks_like_counts
 from scgraphvci.data._read import require_column
 from scgraphvci.pp._screen import Screen, read_screen
 
@@ -45,7 +47,7 @@ def split_ood(
     Parameters
     ----------
     adata
-        Cells x genes with log-normalised expression; sparse or backed data are read in blocks.
+        Cells x genes with log-normalised expression (raw counts warn); sparse or backed data are read in blocks.
     perturbation_key
         Column of `obs` with the treatment. All doses of a treatment are held out together.
     control
@@ -232,7 +234,16 @@ def _category_cells(adata: AnnData, covariate_key: str | Sequence[str], category
 def _distance_to_rest(adata: AnnData, treatment: np.ndarray, layer: str | None) -> np.ndarray:
     """Euclidean distance of each treatment's mean from the mean of all other cells, shape ``(n_treatments,)``."""
     outcome = OutcomeField(layer)
-    outcome.register_field(adata)
+    state = outcome.register_field(adata)
+    if looks_like_counts(state):
+        where, source = ("X", "X") if layer is None else (f"Layer {layer!r}", f"layers[{layer!r}]")
+        msg = (
+            f"{where} looks like raw counts (whole numbers up to {state['max']:.0f}): treatments then seem "
+            "hard that change the number of counts or a few highly expressed genes. Rank by log-normalised values: "
+            f"`adata.layers['log1p'] = adata.{source}.copy()`, `sc.pp.normalize_total(adata, layer='log1p')`, "
+            "`sc.pp.log1p(adata, layer='log1p')`, then `layer='log1p'` here."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)
     moments = stratum_moments(
         outcome.get_field_data(adata),
         stratum=np.zeros(adata.n_obs, dtype=np.int64),

@@ -11,6 +11,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scgraphvci.estimate import MarginalEffects
+from scgraphvci.estimate._one_stratum import one_stratum
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def rank_effects(
     >>> sc.pl.rank_genes_groups(adata, key="rank_effects")  # doctest: +SKIP
     """
     perturbation_key = _check_fit(adata, effects)
-    chosen = _one_stratum(effects, stratum)
+    chosen = one_stratum(effects, stratum)
     has_error = np.asarray(np.isfinite(chosen.std_error[:, 0]).any(axis=1))
     if not has_error.any():
         reasons = sorted(set(chosen.status[:, 0]))
@@ -152,18 +153,6 @@ def _check_fit(adata: AnnData, effects: MarginalEffects) -> str:
         )
         raise KeyError(msg)
     return str(perturbation_key)
-
-
-def _one_stratum(effects: MarginalEffects, stratum: Mapping[str, Any] | None) -> MarginalEffects:
-    chosen = effects.select(strata=stratum)
-    if len(chosen.strata) != 1:
-        choices = chosen.strata.head(10).to_dict("records")
-        msg = (
-            f"`stratum={stratum}` fits {len(chosen.strata)} strata, must fit one. "
-            f"Choose from {choices}{' ...' if len(chosen.strata) > len(choices) else ''}."
-        )
-        raise ValueError(msg)
-    return chosen
 
 
 def _describe(effects: MarginalEffects) -> str:
