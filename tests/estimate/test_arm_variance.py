@@ -1,0 +1,76 @@
+"""The variance of mean latents between arms, and what of Eq. 4's correction it leaves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from scgraphvci.estimate._arm_variance import ArmVariance, trust
+
+
+def estimate(latent: np.ndarray, stratum: np.ndarray, condition: np.ndarray, batch: int = 997) -> float:
+    arms = ArmVariance(stratum, condition)
+    for start in range(0, len(latent), batch):
+        rows = np.arange(start, min(start + batch, len(latent)))
+        arms.update(latent[rows], rows)
+    return arms.estimate()
+
+
+def screen(rng: np.random.Generator, n_cells: int, between: float, n_latent: int = 8) -> tuple[np.ndarray, ...]:
+    """Latents with any covariance within arms, strata that differ widely, and arms that differ by `between`."""
+    stratum, condition = rng.integers(4, size=n_cells), rng.integers(20, size=n_cells)
+    mixing = np.linalg.qr(rng.normal(size=(n_latent, n_latent)))[0] * np.linspace(0.3, 2.0, n_latent)
+    trace = np.sqrt(between) * rng.normal(size=(4, 20, n_latent))
+    latent = (rng.normal(size=(n_cells, n_latent)) + trace[stratum, condition]) @ mixing
+    return latent + 30 * rng.normal(size=(4, n_latent))[stratum], stratum, condition
+
+
+@pytest.mark.parametrize("between", [0.01, 0.1, 0.5])
+@pytest.mark.parametrize("n_cells", [2_000, 20_000])
+def test_finds_the_variance_between_arms(between: float, n_cells: int) -> None:
+    found = [estimate(*screen(np.random.default_rng(seed), n_cells, between)) for seed in range(10)]
+    # The stratum's mean holds the arm's own trace: a 20th of it is missing.
+    assert np.mean(found) == pytest.approx(between, rel=0.12, abs=0.1 * 80 / n_cells)
+
+
+@pytest.mark.parametrize("n_cells", [1_000, 10_000])
+def test_no_variance_where_arms_differ_by_chance(n_cells: int) -> None:
+    found = [estimate(*screen(np.random.default_rng(seed), n_cells, 0.0)) for seed in range(20)]
+    assert np.mean(found) < 0.05 * 80 / n_cells  # 80 / n_cells is what chance gives
+    assert np.median(found) < 0.02 * 80 / n_cells
+
+
+def test_does_not_depend_on_scale_batches_or_unused_latents() -> None:
+    latent, stratum, condition = screen(np.random.default_rng(0), 3_000, 0.1)
+    found = estimate(latent, stratum, condition)
+    mixed = latent @ np.linalg.qr(np.random.default_rng(1).normal(size=(8, 8)))[0] * 7 + 1e4
+    assert estimate(mixed, stratum, condition, batch=3_000) == pytest.approx(found, rel=1e-6)
+    collapsed = np.column_stack([latent, 1e-6 * np.random.default_rng(2).normal(size=(3_000, 4)), np.ones(3_000)])
+    assert estimate(collapsed, stratum, condition) == pytest.approx(found, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("latent", "stratum", "condition"),
+    [
+        (np.zeros((6, 2)), np.zeros(6, dtype=int), np.arange(6) % 2),  # all collapsed
+        (np.eye(4), np.zeros(4, dtype=int), np.arange(4)),  # a cell in each arm
+        (np.random.default_rng(0).normal(size=(9, 2)), np.arange(9) // 3, np.zeros(9, dtype=int)),  # one treatment
+    ],
+)
+def test_nothing_to_learn_from(latent: np.ndarray, stratum: np.ndarray, condition: np.ndarray) -> None:
+    assert estimate(latent, stratum, condition) == 0.0
+
+
+def test_trust_is_the_best_linear_predictor_of_what_is_due_to_the_cells_drawn() -> None:
+    rng = np.random.default_rng(0)
+    n_arm, n_stratum, between = 25, 400, 0.03
+    by_chance = 1 / n_arm - 1 / n_stratum
+    drawn = np.sqrt(by_chance) * rng.normal(size=400_000)
+    difference = drawn + np.sqrt(between) * rng.normal(size=drawn.size)
+    slope = (drawn @ difference) / (difference @ difference)
+    assert trust(n_arm, n_stratum, between) == pytest.approx(slope, abs=5e-3)
+
+
+def test_trust_at_the_ends() -> None:
+    assert trust([5, 0, 50], [50, 50, 50], 0.0).tolist() == [1.0, 1.0, 1.0]
+    assert trust([50, 0], [50, 50], 0.2).tolist() == [0.0, 1.0]  # an arm that is its stratum has nothing to correct
