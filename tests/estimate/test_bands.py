@@ -127,3 +127,31 @@ def joint_coverage(estimator, *, n_cells, share, n_donors=0):
 @pytest.mark.parametrize("design", [{"n_cells": 200, "share": 0.25}, {"n_cells": 240, "share": 0.25, "n_donors": 12}])
 def test_bands_cover_all_genes(estimator, design):
     assert joint_coverage(estimator, **design) >= 0.912  # .95 less three Monte-Carlo errors
+
+
+def test_levels_can_be_found_in_the_place_of_totals(make_cells):
+    """Bands, alone or of a selection, are those of kept totals, and nothing else is kept."""
+    cells = make_cells(n_cells=1500)
+    kept, found = (result_of(cells, keep_influence=value) for value in (True, "bands"))
+    assert found.influence is None
+    for one, other in ((kept, found), (kept.select(strata={"s": "y"}), found.select(strata={"s": "y"}))):
+        for value, again in zip(one.joint_bands(), other.joint_bands(), strict=True):
+            np.testing.assert_array_equal(value, again)
+    with pytest.raises(ValueError, match="keep_influence"):
+        found.joint_bands(n_draws=50)
+    with pytest.raises(ValueError, match="keep_influence"):
+        found.contrast(found)
+
+
+def test_bands_of_a_small_arm_have_its_degrees_of_freedom(make_cells):
+    """Welch's degrees of freedom are themselves an estimate, and too many where the error is too small."""
+    cells = make_cells(n_cells=900)
+    few = np.flatnonzero((cells.stratum == 0) & (cells.treatment == 0))[10:]
+    cells.treatment[few] = 2
+    effects = result_of(cells, estimator="observed").select(strata={"s": "x"})
+    low, high, method = effects.joint_bands()
+    assert effects.n_treated[0, 0] == 10
+    assert method[0, 0] == "bonferroni"
+    assert (effects.df > 9).any()
+    quantile = stats.t.ppf(1 - 0.05 / 4 / 2, np.minimum(effects.df, 9))
+    np.testing.assert_allclose(high - low, 2 * quantile * effects.std_error)

@@ -268,3 +268,21 @@ def test_a_leak_ruins_the_robust_interval_and_not_the_observed_one():
 def test_clustered_intervals_cover_with_six_donors(estimator):
     covered, _ = coverage(estimator, n_donors=6, n_cells=600)
     assert 0.93 <= covered <= 0.97
+
+
+def test_genes_with_too_few_counts_have_no_interval(make_cells):
+    """Cells of the smaller arm times the mean over both arms decide; a gene silenced by the treatment keeps its own."""
+    cells = make_cells(n_cells=900, n_strata=1)
+    rng = np.random.default_rng(0)
+    mean = np.array([0.1, 5.0, 5.0, 0.5])
+    cells.outcome = rng.poisson(np.where((cells.treatment == 0)[:, None], mean * [1, 1, 0.01, 1], mean)).astype(float)
+    strata, genes = pd.DataFrame(index=[0]), ["g0", "g1", "g2", "g3"]
+    effects = marginal_effects([("a", cells.sums())], strata=strata, genes=genes, min_counts=100, estimator="observed")
+    n_a, n_0 = (cells.treatment == 0).sum(), (cells.treatment == 1).sum()
+    expected = min(n_a, n_0) * cells.outcome[cells.treatment < 2].mean(axis=0)
+    np.testing.assert_array_equal(np.isfinite(effects.std_error[0, 0]), expected >= 100)
+    frame = effects.to_frame()
+    assert frame["status"].tolist() == ["too_few_cells", "ok", "ok", "ok" if expected[3] >= 100 else "too_few_cells"]
+    assert frame["estimate"].notna().all()
+    assert effects.status.tolist() == [["ok"]]
+    assert effects.to_frame(genes="g0", joint=True)[["ci_low", "band_low", "p_value"]].isna().all(axis=None)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pandas as pd
 import pytest
 
 import scgraphvci as sgv
 from scgraphvci.estimate import EffectSums, Groups, marginal_effects
-from scgraphvci.model._cross_fit import assign_folds, fit_folds
+from scgraphvci.model import _cross_fit as cross_fit
+from scgraphvci.model._cross_fit import assign_folds, fit_folds, repetition_seeds
 from scgraphvci.tl._rank_effects import rank_effects
 
 KEYS = ["cell_type", "donor"]
@@ -482,6 +486,54 @@ class TestCrossFit:
         effects, again = (model.marginal_effect(cross_fit=k, train_kwargs=self.KWARGS) for k in (0, 2))
         known = np.isfinite(effects.observed)
         np.testing.assert_allclose(again.observed[known], effects.observed[known], rtol=1e-4, atol=1e-5)
+
+    def test_repetitions_equal_a_loop(self, model):
+        """Median estimate and the error of definition 3.3, from results of single repetitions."""
+        arguments = {"groupby": "cell_type", "cross_fit": 2, "train_kwargs": self.KWARGS}
+        before = model.adata.obs.copy(), set(model.adata.uns)
+        found = model.marginal_effect(n_repeats=3, seed=4, **arguments)
+        single = [model.marginal_effect(seed=one, **arguments) for one in repetition_seeds(4, 3)]
+        pd.testing.assert_frame_equal(model.adata.obs, before[0])
+        assert set(model.adata.uns) == before[1]
+        theta = np.stack([one.robust for one in single])
+        assert (np.ptp(theta, axis=0) > 0).any()  # folds and trainings differ
+        centre = np.median(theta, axis=0)
+        error = np.sqrt(np.median(np.stack([one.std_error for one in single]) ** 2 + (theta - centre) ** 2, axis=0))
+        np.testing.assert_allclose(found.estimate, np.where(np.isnan(centre), found.plugin, centre))
+        np.testing.assert_allclose(found.std_error, error)
+        assert found.params["n_repeats"] == 3
+        assert np.isfinite(found.to_frame(joint=True)["band_low"]).any()
+
+    def test_models_of_folds_are_let_go(self, model, monkeypatch):
+        """Neither models nor data of folds outlive the call, whether it ends well or not."""
+        alive, train = [], cross_fit._train
+
+        def watched(*args):
+            one = train(*args)
+            alive.extend([weakref.ref(one), weakref.ref(one.adata)])
+            if len(alive) == 12:
+                raise KeyboardInterrupt
+            return one
+
+        monkeypatch.setattr(cross_fit, "_train", watched)
+        model.marginal_effect(cross_fit=2, n_repeats=2, train_kwargs=self.KWARGS)
+        gc.collect()
+        assert [one() for one in alive] == [None] * 8
+        with pytest.raises(KeyboardInterrupt):
+            model.marginal_effect(cross_fit=2, train_kwargs=self.KWARGS)
+        gc.collect()
+        assert [one() for one in alive[8:10]] == [None] * 2
+
+    def test_progress_is_shown_unless_unwanted(self, model, capsys):
+        model.marginal_effect(cross_fit=2, train_kwargs=self.KWARGS)
+        assert "Cross-fitting" in "".join(capsys.readouterr())
+        model.marginal_effect(cross_fit=2, train_kwargs={**self.KWARGS, "enable_progress_bar": False})
+        assert "Cross-fitting" not in "".join(capsys.readouterr())
+
+    @pytest.mark.parametrize("arguments", [{"n_repeats": 2}, {"cross_fit": 2, "n_repeats": 0}])
+    def test_repetitions_need_folds(self, model, arguments):
+        with pytest.raises(ValueError, match="`n_repeats` is"):
+            model.marginal_effect(**arguments)
 
     @pytest.mark.parametrize("folds", [-1, 1, 10**6])
     def test_impossible_numbers_of_folds(self, model, folds):

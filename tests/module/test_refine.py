@@ -146,6 +146,39 @@ def test_one_layer_equals_dense(signed: bool, adjust: bool, null_slot: bool) -> 
     np.testing.assert_allclose(output.loss.item(), ((prediction - z) ** 2).mean(), rtol=1e-5)
 
 
+@pytest.mark.parametrize("null_slot", [True, False])
+def test_several_layers_equal_dense(null_slot: bool) -> None:
+    module, batch = ready(n_layers=3, null_slot=null_slot, signed=False, adjust_regulators=False, hide_self=False)
+    with torch.no_grad():
+        for matrix in module.hidden_weights:
+            matrix += 0.3 * torch.randn_like(matrix)
+    edges = module.candidates.sample(0.9, 0.3, torch.Generator().manual_seed(0))
+    inference, generative, _ = module(batch, generative_kwargs={"edges": edges})
+    logit = torch.full((N, N), -torch.inf)
+    logit[edges.target, edges.source] = module.logit[edges.position]
+    share = torch.softmax(F.pad(logit, (1, 0)) if null_slot else logit, dim=1)
+    share = share[:, 1:] if null_slot else share.nan_to_num()
+    row = (lambda m: F.normalize(m, dim=-1)) if null_slot else (lambda m: m)
+    z, covariates = inference["residual"], inference["covariates"]
+    cells = len(covariates)
+    inputs = [z[:, :, None], module.features[:, None].expand(-1, cells, -1), covariates.expand(N, -1, -1)]
+    weights = torch.cat([row(module.expression_weight), row(module.context_weight) / math.sqrt(7)])
+    state = torch.cat(inputs, dim=2)
+    for matrix in (weights, *(row(m) for m in module.hidden_weights)):
+        state = F.elu(torch.einsum("ij,jcf,fh->ich", share, state, matrix))
+    prediction = (state @ row(module.readout)[0]) * (module.target_gain[:, None] if null_slot else 1.0)
+    torch.testing.assert_close(generative["prediction"], prediction, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("options", "more"), [({}, set()), ({"evidence": True}, {"log_odds"}),
+                                               ({"n_layers": 2}, {"hidden_weights.0"})])  # fmt: skip
+def test_names_of_weights(options: dict, more: set) -> None:
+    """Names are a file format: a change here breaks saved refiners."""
+    names = {"logit", "sign", "edge_penalty", "absent_penalty", "target_gain", "stratum_mean", "scale", "features"}
+    names |= {"precision", "own_scale", "expression_weight", "context_weight", "readout", "gene_bias"}
+    assert set(make(**options).state_dict()) == names | more
+
+
 @pytest.mark.parametrize("adjust", [True, False])
 def test_hidden_self_does_not_reach_its_own_prediction(adjust: bool) -> None:
     module, batch = ready(adjust_regulators=adjust, edge_penalty=0.0)

@@ -125,6 +125,33 @@ def test_gradients_in_float64() -> None:
         )
 
 
+def test_several_matrices_are_multiplied_one_by_one() -> None:
+    torch.manual_seed(0)
+    edges = CandidateEdges(N, PRIOR, np.arange(N)).sample(0.8, 0.3, torch.Generator().manual_seed(2))
+    weight = torch.randn(len(edges.position), dtype=torch.float64, requires_grad=True)
+    dense = torch.randn(3, N, 4, dtype=torch.float64, requires_grad=True)
+    found = sampled_product(weight, dense, edges)
+    naive = torch.zeros(N, N, dtype=torch.float64).index_put((edges.target, edges.source), weight) @ dense
+    torch.testing.assert_close(found, naive)
+    readout = torch.randn_like(dense)
+    for ours, theirs in zip(*(torch.autograd.grad((out * readout).sum(), (weight, dense)) for out in (found, naive)),
+                            strict=True):  # fmt: skip
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_sampled_edges_are_in_order_and_know_the_prior() -> None:
+    candidates = CandidateEdges(N, PRIOR, np.arange(N))
+    for seed in range(5):
+        edges = candidates.sample(0.6, 0.4, torch.Generator().manual_seed(seed))
+        assert torch.all(edges.position.diff() > 0)
+        np.testing.assert_array_equal(edges.in_prior, np.isin(edges.position, candidates.prior))
+        order, row_pointer, target = edges.by_source
+        for gene in range(N):
+            rows = slice(row_pointer[gene], row_pointer[gene + 1])
+            assert torch.all(edges.source[order[rows]] == gene)
+            np.testing.assert_array_equal(target[rows], edges.target[edges.source == gene])
+
+
 def test_rows_without_edges_give_zero() -> None:
     edges = CandidateEdges(N, PRIOR, np.arange(N)).sample(1.0, 1e-9, torch.Generator().manual_seed(0))
     out = sampled_product(torch.ones(len(edges.position)), torch.ones(N, 2), edges)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import weakref
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -8,10 +11,13 @@ import torch
 from mudata import MuData
 from scipy import sparse
 
-from scgraphvci.grn import get_grn
+import scgraphvci as sgv
+from scgraphvci.grn import get_grn, to_frame, to_networkx
+from scgraphvci.tl import _refine_grn
 from scgraphvci.tl._refine_grn import refine_grn
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
+LENIENT = {"candidates": "all", "prior_log_odds": 0.0}  # chance decides over some edges
 
 
 @pytest.fixture
@@ -82,6 +88,84 @@ def test_nothing_is_written_on_error(adata: ad.AnnData) -> None:
     with pytest.raises(ValueError, match="NaN or infinite"):
         refine_grn(broken, **QUIET)
     assert "grn_refined" not in adata.varp and not adata.uns and list(adata.obs) == ["split", "donor", "treatment"]
+
+
+def test_support_is_the_share_of_halves_that_find_an_edge(adata: ad.AnnData) -> None:
+    """The halves are drawn again here, and each is refined by a call of its own."""
+    options = {"max_epochs": 3, "categorical_covariate_keys": ["donor"], "model_kwargs": LENIENT, **QUIET}
+    plain = refine_grn(adata, split_key="split", seed=5, copy=True, **options)
+    refine_grn(adata, split_key="split", seed=5, n_restarts=4, **options)
+    np.testing.assert_array_equal(adata.varp["grn_refined"].toarray(), plain.varp["grn_refined"].toarray())
+    assert "grn_refined_support" not in plain.varp and "n_restarts" not in plain.uns["grn_refined"]["params"]
+
+    train = np.flatnonzero(adata.obs["split"] == "train")
+    rng, times = np.random.default_rng(5), np.zeros((5, 5))
+    for _ in range(4):
+        other = adata.copy()
+        other.obs["split"] = other.obs["split"].astype(str).replace("train", "ood")
+        other.obs.iloc[rng.choice(train, 200, replace=False), 0] = "train"
+        refine_grn(other, split_key="split", seed=int(rng.integers(2**31)), **options)
+        times += other.varp["grn_refined"].toarray() > 0.2
+    support = adata.varp["grn_refined_support"]
+    assert support.format == "csr" and support.dtype == np.float32 and support.nnz == (times > 0).sum()
+    np.testing.assert_allclose(support.toarray(), times / 4)
+    assert 0 < times[times > 0].min() < 4 and times[0, 2] == 4
+    assert (support > 0).nnz > adata.varp["grn_refined"].nnz  # edges found now and then, and not with all cells
+
+    frame = to_frame(adata, "grn_refined")
+    row, column = (adata.var_names.get_indexer(frame[name]) for name in ("source", "target"))
+    np.testing.assert_allclose(frame["support"], times[row, column] / 4)
+    assert to_networkx(adata, "grn_refined").edges["A", "C"]["support"] == 1
+    assert adata.uns["grn_refined"]["params"]["n_restarts"] == 4
+    refine_grn(adata, split_key="split", **options)
+    assert "grn_refined_support" not in adata.varp  # it was that of another network
+
+
+def test_restarts_repeat_and_use_no_other_cells(adata: ad.AnnData) -> None:
+    options = {"split_key": "split", "max_epochs": 1, "n_restarts": 3, "model_kwargs": LENIENT, **QUIET}
+    other = adata.copy()
+    other.X[400:] = 1e3
+    one, again, seed, held_out = (
+        refine_grn(data, copy=True, seed=seed, **options).varp["grn_refined_support"].toarray()
+        for data, seed in ((adata, 0), (adata, 0), (adata, 1), (other, 0))
+    )
+    np.testing.assert_array_equal(one, again)
+    np.testing.assert_array_equal(one, held_out)
+    assert (one != seed).any()
+    # Without a split column, halves are those of the random split's training cells.
+    options.update(split_key=None, train_size=0.5)
+    assert refine_grn(adata, copy=True, **options).varp["grn_refined_support"][0, 2] == 1
+    with pytest.raises(ValueError, match="n_restarts=0 must be at least 1"):
+        refine_grn(adata, n_restarts=0)
+    assert list(adata.obs) == ["split", "donor", "treatment"]
+
+
+def test_a_restart_leaves_nothing_in_memory(adata: ad.AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
+    modules, alive = [], []
+
+    class Watched(_refine_grn.GRNRefiner):
+        def __init__(self, *args, **kwargs):
+            gc.collect()
+            alive.append(sum(module() is not None for module in modules))
+            super().__init__(*args, **kwargs)
+            modules.append(weakref.ref(self.module))
+
+    monkeypatch.setattr(_refine_grn, "GRNRefiner", Watched)
+    refine_grn(adata, split_key="split", max_epochs=1, n_restarts=3, **QUIET)
+    assert alive == [0, 0, 0, 0]
+
+
+def test_true_edges_have_more_support() -> None:
+    adata = sgv.datasets.simulate(n_cells=1500, n_genes=60, n_perturbations=6, seed=0)
+    columns = {"categorical_covariate_keys": ["cell_type", "donor"], "perturbation_key": "perturbation"}
+    refine_grn(adata, split_key="split", max_epochs=1, n_restarts=10, **columns, **QUIET)
+    prior, true = (adata.varp[key].toarray() != 0 for key in ("grn", "grn_true"))
+    support = adata.varp["grn_refined_support"].toarray()
+    assert support[prior & true].mean() > support[prior & ~true].mean() + 0.2
+    assert support[~prior & true].mean() > support[~prior & ~true].mean() + 0.01
+    # A half decides over edges near the threshold only.
+    confidence = adata.varp["grn_refined"].toarray()
+    assert support[confidence > 0.9].mean() > 0.95 > support[(confidence > 0.2) & (confidence < 0.4)].mean()
 
 
 def with_peaks(rna: ad.AnnData, name: str = "rna") -> MuData:

@@ -20,8 +20,15 @@ N_ROLES = 3
 OUTCOME, PREDICTED, PREDICTED_REFERENCE = 0, 1, 2
 """Variables of a cell: its outcome, its prediction under the treatment, its prediction under the reference."""
 
+_OF_REST = (PREDICTED, PREDICTED_REFERENCE)
+"""Variables of cells in neither arm that matter: their predictions."""
+
 N_BLOCKS = 50
 """Equal random parts into which independent cells are put, to learn how the errors of genes go together."""
+
+
+_CACHED_VALUES = 2**16  # of a batch, that stay in a processor's cache while they are summed
+_FEWEST_GENES = 32
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,8 @@ class EffectSums:
     their cluster-robust standard errors are functions of these sums.
 
     Values enter as differences to the first outcome seen in their stratum, the same for outcome and predictions:
-    a variance is then not the small difference of two large sums.
+    a variance is then not the small difference of two large sums. Outcomes of cells in neither arm enter no estimate
+    and are not summed.
 
     Parameters
     ----------
@@ -207,17 +215,29 @@ class EffectSums:
         role = self._role(in_arm, in_reference, n_cells=len(group))
         stratum = self.groups.stratum[group]
         self._set_offset(stratum, variables[OUTCOME])
-        offset = self.offset[stratum]
-        variables = [variable - offset for variable in variables]
-
         np.add.at(self.count, (group, role), 1)
+        rest = role == REST
+        for cells, used in ((np.flatnonzero(~rest), range(self.n_variables)), (np.flatnonzero(rest), _OF_REST)):
+            chosen = {j: variables[j] for j in used if j < self.n_variables}
+            self._add(chosen, cells, group[cells], stratum[cells], role[cells])
+
+    def _add(
+        self, variables: dict[int, FloatArray], cells: IntArray, group: IntArray, stratum: IntArray, role: IntArray
+    ) -> None:
+        """Add some cells of a batch, whose groups, strata and roles are given."""
         groups_here, group_indicator = _indicator(group * N_ROLES + role)
         group_here, role_here = np.divmod(groups_here, N_ROLES)
-        for j, variable in enumerate(variables):
-            self.first[group_here, j, role_here] += group_indicator @ variable
         strata_here, stratum_indicator = _indicator(stratum * N_ROLES + role)
-        for total, (i, j) in zip(self.second, self.pairs, strict=True):
-            total.reshape(-1, self.n_genes)[strata_here] += stratum_indicator @ (variables[i] * variables[j])
+        step = max(_CACHED_VALUES // max(len(cells), 1), _FEWEST_GENES)
+        for start in range(0, self.n_genes, step):
+            genes = slice(start, start + step)
+            offset = self.offset[stratum, genes]
+            here = {j: variable[cells, genes] - offset for j, variable in variables.items()}
+            for j, variable in here.items():
+                self.first[group_here, j, role_here, genes] += group_indicator @ variable
+            for total, (i, j) in zip(self.second, self.pairs, strict=True):
+                if i in here and j in here:
+                    total.reshape(-1, self.n_genes)[strata_here, genes] += stratum_indicator @ (here[i] * here[j])
 
     def _variables(
         self, outcome: ArrayLike, predicted: ArrayLike, predicted_reference: ArrayLike | None, n_cells: int
@@ -231,7 +251,7 @@ class EffectSums:
         named = {"outcome": outcome, "predicted": predicted}
         if predicted_reference is not None:
             named["predicted_reference"] = predicted_reference
-        variables = [np.asarray(value, dtype=np.float64) for value in named.values()]
+        variables = [np.asarray(value) for value in named.values()]
         for name, variable in zip(named, variables, strict=True):
             if variable.shape != (n_cells, self.n_genes):
                 msg = f"`{name}` has shape {variable.shape}, expected (cells, genes) = {(n_cells, self.n_genes)}."

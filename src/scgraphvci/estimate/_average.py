@@ -13,7 +13,7 @@ from scgraphvci.estimate._influence import Influence, Moments, influence_totals,
 
 @dataclass(frozen=True)
 class StratumAverage:
-    """Which strata are averaged into which reported stratum, with weights proportional to their cells.
+    """Which strata are averaged into which reported stratum, and with which weights.
 
     Parameters
     ----------
@@ -40,22 +40,47 @@ class StratumAverage:
 
     @classmethod
     def of(cls, moments: Moments, reported: IntArray, n_reported: int) -> StratumAverage:
-        """Average over the strata that have both arms; over all strata where no stratum has.
-
-        A stratum with a single cell in an arm has no variance, so it enters only where no stratum has two.
-        """
+        """Average over the strata that have both arms, with weights proportional to their cells; see `over`."""
         smaller_arm = moments.count[:, ARM]
         if moments.with_reference:
             smaller_arm = np.minimum(smaller_arm, moments.count[:, REFERENCE])
+        return cls.over(smaller_arm, moments.n_cells, reported, n_reported)
+
+    @classmethod
+    def over(
+        cls,
+        smaller_arm: IntArray,
+        n_cells: IntArray,
+        reported: IntArray,
+        n_reported: int,
+        size: FloatArray | None = None,
+    ) -> StratumAverage:
+        """Average over the strata that have both arms; over all strata where no stratum has.
+
+        A stratum with a single cell in an arm has no variance, so it enters only where no stratum has two.
+
+        Parameters
+        ----------
+        smaller_arm
+            Cells of the arm or the reference, whichever are fewer, ``(n_strata,)``.
+        n_cells
+            Cells of each stratum, ``(n_strata,)``.
+        reported, n_reported
+            As in the class.
+        size
+            What weights are proportional to, ``(n_strata,)``; cells if None.
+        """
         largest = np.zeros(n_reported, dtype=np.int64)
         np.maximum.at(largest, reported, smaller_arm)
         covered = largest > 0
         used = (smaller_arm >= np.minimum(largest, 2)[reported]) | ~covered[reported]
 
-        cells = moments.n_cells * used
-        n_used = membership(reported, n_reported) @ cells
-        share = np.divide(cells, n_used[reported], out=np.full(len(cells), np.nan), where=n_used[reported] > 0)
-        weight = sparse.csr_array((share, (reported, np.arange(len(cells)))), shape=(n_reported, len(cells)))
+        to_reported = membership(reported, n_reported)
+        n_used = to_reported @ (n_cells * used)
+        size = np.asarray(n_cells if size is None else size, dtype=np.float64) * used
+        total = (to_reported @ size)[reported]
+        share = np.divide(size, total, out=np.full(len(size), np.nan), where=total > 0)
+        weight = sparse.csr_array((share, (reported, np.arange(len(size)))), shape=(n_reported, len(size)))
         return cls(reported, n_reported, used, covered, n_used, weight)
 
     def mean(self, value: FloatArray) -> FloatArray:
@@ -125,11 +150,14 @@ class StratumAverage:
         summing.data *= share[summing.indices]
         return (summing @ total).reshape(self.n_reported, -1, total.shape[1])
 
+    def cells(self, sums: EffectSums) -> IntArray:
+        """Cells averaged over, by cluster or block and role, ``(n_reported, n_clusters, n_roles)``."""
+        count = self._by_cluster(sums) @ sums.count
+        return np.rint(count).astype(np.int64).reshape(self.n_reported, -1, count.shape[1])
+
     def n_clusters(self, sums: EffectSums) -> IntArray:
         """Clusters that have cells in the arm, or in the reference, whichever are fewer, ``(n_reported,)``."""
-        arms = [ARM, REFERENCE] if sums.with_reference else [ARM]
-        cells = (self._by_cluster(sums) @ sums.count[:, arms]).reshape(self.n_reported, -1, len(arms))
-        return (cells > 0).sum(axis=1).min(axis=1)
+        return clusters_of_smaller_arm(self.cells(sums), with_reference=sums.with_reference)
 
     def _by_cluster(self, sums: EffectSums) -> sparse.csr_array:
         """Matrix (reported strata x clusters, groups) that sums groups of strata used."""
@@ -141,6 +169,20 @@ class StratumAverage:
         used = self.used[sums.groups.stratum].astype(np.float64)
         shape = (self.n_reported * n_clusters, sums.groups.n_groups)
         return sparse.csr_array((used, (row, np.arange(sums.groups.n_groups))), shape=shape)
+
+
+def clusters_of_smaller_arm(cells: IntArray, *, with_reference: bool) -> IntArray:
+    """Clusters with cells in the arm, or in the reference, whichever are fewer.
+
+    Parameters
+    ----------
+    cells
+        ``(..., n_clusters, n_roles)``, as `StratumAverage.cells` gives.
+    with_reference
+        Whether the reference counts.
+    """
+    arms = [ARM, REFERENCE] if with_reference else [ARM]
+    return (cells[..., arms] > 0).sum(axis=-2).min(axis=-1)
 
 
 def cluster_variance_of(totals: FloatArray, n_clusters: IntArray) -> FloatArray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 from scgraphvci.estimate._accumulate import FloatArray, IntArray
 from scgraphvci.estimate._multiplicity import adjust_p_values
 from scgraphvci.estimate._multiplier import MIN_CLUSTERS, joint_level, romano_wolf, signs
+
+N_DRAWS, SEED = 1000, 0
+"""Of the multiplier bootstrap, unless said otherwise."""
 
 
 @dataclass(frozen=True)
@@ -19,23 +23,35 @@ class InfluenceTotals:
     Parameters
     ----------
     total
-        Float32, ``(n_treatments, n_strata, n_clusters, n_genes)``, in units of the outcome: what the cluster adds to
-        the error of the estimate. Zero where the stratum has no cells of the cluster.
+        Float32 or float64, ``(n_treatments, n_strata, n_clusters, n_genes)``, in units of the outcome: what the cluster
+        adds to the error of the estimate. Zero where the stratum has no cells of the cluster.
     n_clusters
         Clusters or blocks with cells in the arm, or in the reference, whichever are fewer,
         ``(n_treatments, n_strata)``.
     independent
         Whether cells are independent: blocks then only tell how errors of genes go together.
+    cells
+        Cells averaged over, by cluster and role, ``(n_treatments, n_strata, n_clusters, n_roles)``; `None` for
+        contrasts, whose two sides have cells of their own.
+    variance, df
+        Of independent cells, ``(n_treatments, n_strata, n_genes)``, also where cells are too few for the result to
+        show an error: an average over strata still rests on them. `None` with clusters, whose totals say it.
     """
 
-    total: NDArray[np.float32]
+    total: NDArray[np.floating[Any]]
     n_clusters: IntArray
     independent: bool
+    cells: IntArray | None = None
+    variance: FloatArray | None = None
+    df: FloatArray | None = None
 
     def take(self, treatments: IntArray, strata: IntArray) -> InfluenceTotals:
         """The same for some treatments and strata."""
         chosen = np.ix_(treatments, strata)
-        return replace(self, total=self.total[chosen], n_clusters=self.n_clusters[chosen])
+        held: dict[str, Any] = {
+            name: value[chosen] for name, value in vars(self).items() if isinstance(value, np.ndarray)
+        }
+        return replace(self, **held)
 
     def of_row(self, treatment: int, stratum: int) -> FloatArray:
         """Totals of the clusters that have cells in one stratum, ``(n_present, n_genes)``."""
@@ -43,9 +59,34 @@ class InfluenceTotals:
         return total[total.any(axis=1)]
 
 
+@dataclass(frozen=True)
+class JointLevels:
+    """Levels of the pointwise intervals that hold jointly over genes, ``(n_treatments, n_strata)``.
+
+    Parameters
+    ----------
+    level
+        NaN where no gene has an error.
+    method
+        How it was found: "multiplier_bootstrap" from 12 clusters on, "bonferroni" below, `None` without an error.
+    """
+
+    level: FloatArray
+    method: NDArray[np.object_]
+
+    def take(self, treatments: IntArray, strata: IntArray) -> JointLevels:
+        """The same for some treatments and strata."""
+        chosen = np.ix_(treatments, strata)
+        return JointLevels(self.level[chosen], self.method[chosen])
+
+
 def joint_levels(
-    influence: InfluenceTotals, p_value_known: NDArray[np.bool_], alpha: float, n_draws: int, seed: int
-) -> tuple[FloatArray, NDArray[np.object_]]:
+    influence: InfluenceTotals,
+    p_value_known: NDArray[np.bool_],
+    alpha: float,
+    n_draws: int = N_DRAWS,
+    seed: int = SEED,
+) -> JointLevels:
     """Level of the pointwise intervals that hold jointly over genes, in every treatment and stratum.
 
     Parameters
@@ -59,10 +100,6 @@ def joint_levels(
     n_draws, seed
         Of the bootstrap.
 
-    Returns
-    -------
-    Levels ``(n_treatments, n_strata)``, NaN where no gene is known; and how each was found, "multiplier_bootstrap"
-    from 12 clusters on and "bonferroni" below.
     """
     shape = influence.n_clusters.shape
     level, method = np.full(shape, np.nan), np.full(shape, None, dtype=object)
@@ -78,11 +115,11 @@ def joint_levels(
         totals = totals if known.all() else totals[:, known]
         multipliers = drawn.setdefault(len(totals), signs(len(totals), n_draws, seed))
         level[row], method[row] = joint_level(totals, alpha, multipliers), "multiplier_bootstrap"
-    return level, method
+    return JointLevels(level, method)
 
 
 def romano_wolf_p_values(
-    influence: InfluenceTotals, p_value: FloatArray, n_draws: int = 1000, seed: int = 0
+    influence: InfluenceTotals, p_value: FloatArray, n_draws: int = N_DRAWS, seed: int = SEED
 ) -> FloatArray:
     """Romano-Wolf p-values over the genes of each treatment and stratum; Holm's below 12 clusters.
 

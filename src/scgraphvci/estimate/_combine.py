@@ -50,6 +50,7 @@ def contrast(first: MarginalEffects, second: MarginalEffects, *, independent: bo
         params={**first.params, "contrast_of": first.params.get("estimand", "difference"), "estimand": "difference"},
         influence=influence,
         leaks=None,
+        bands=None,
         **estimates,
         **fewer,
     )

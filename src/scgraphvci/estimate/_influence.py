@@ -5,14 +5,15 @@ predicted mean :math:`m_k` of cell :math:`k` under :math:`a`:
 
 * observed: :math:`\bar Y_a`, the mean outcome of the arm;
 * plugin: :math:`\bar m`, the mean prediction over all cells of the stratum;
-* robust: :math:`\bar Y_a + \bar m - \bar m_a`, which is Eq. 4 of Wu et al. (ICLR 2023).
+* robust: :math:`\bar Y_a + s (\bar m - \bar m_a)`, which is Eq. 4 of Wu et al. (ICLR 2023) with predictions
+  multiplied by :math:`s \le 1`, the trust in their differences between arms (see `_arm_variance`).
 
 Centred influence values (the arm mean of the residuals is a ratio with an estimated propensity :math:`n_a / n`):
 
 .. math::
     \phi_k = m_k - \bar m + \frac{n}{n_a} 1[T_k = a] \left(Y_k - m_k - (\bar Y_a - \bar m_a)\right)
 
-for robust; :math:`m = 0` gives observed. The contrast to a reference subtracts the influence values of the same cells.
+for robust with :math:`s = 1`, else with :math:`s m` for :math:`m`; :math:`m = 0` gives observed. The contrast to a reference subtracts the influence values of the same cells.
 Whatever the estimator, :math:`\phi_k` is linear in the variables of the cell, with coefficients that depend on its
 stratum and role alone. Its sum and its sum of squares therefore need first and second moments only.
 """
@@ -38,8 +39,12 @@ from scgraphvci.estimate._accumulate import (
     IntArray,
     membership,
 )
+from scgraphvci.estimate._arm_variance import trust
 
 Estimator = Literal["robust", "observed", "plugin"]
+_CACHED_VALUES = 2**17
+"""Float64 values that stay in a processor's cache while they are used."""
+
 Part = Literal["contrast", "arm", "reference"]
 """What is estimated: the difference of the arms (the arm's mean without a reference), or the mean of one of them."""
 
@@ -58,12 +63,15 @@ class Moments:
         Sums of products of variables less their means, ``(n_pairs, n_strata, n_roles, n_genes)``.
     pairs
         The pair of variables of each product.
+    trust
+        Share of Eq. 4's correction to make for an arm, ``(n_strata, n_roles)``.
     """
 
     count: IntArray
     mean: FloatArray
     product: FloatArray
     pairs: tuple[tuple[int, ...], ...]
+    trust: FloatArray
 
     @property
     def n_cells(self) -> IntArray:
@@ -108,8 +116,8 @@ class Influence:
     intercept: FloatArray
 
 
-def stratum_moments(sums: EffectSums) -> Moments:
-    """Means and centred products by stratum and role, from sums by group."""
+def stratum_moments(sums: EffectSums, arm_variance: float = 0.0) -> Moments:
+    """Means and centred products by stratum and role, from sums by group; `arm_variance` as in `trust`."""
     n_strata = sums.groups.n_strata
     count = membership(sums.groups.stratum, n_strata) @ sums.count
     to_stratum = membership(sums.groups.stratum, n_strata).astype(np.float64)
@@ -121,7 +129,8 @@ def stratum_moments(sums: EffectSums) -> Moments:
     for total, (i, j) in zip(product, sums.pairs, strict=True):
         total -= cells * mean[i] * mean[j]
     mean += sums.offset[:, None, :]
-    return Moments(count, mean, product, sums.pairs)
+    share = trust(count, count.sum(axis=1, keepdims=True), arm_variance)
+    return Moments(count, mean, product, sums.pairs, share)
 
 
 def point_estimates(moments: Moments, part: Part = "contrast") -> Estimates:
@@ -143,7 +152,7 @@ def _arm_estimates(moments: Moments, role: int, variable: int) -> Estimates:
     empty = (moments.count[:, role] == 0)[:, None]
     observed = np.where(empty, np.nan, moments.mean[OUTCOME, :, role])
     # Eq. 4, rearranged: the mean residual of the arm is its mean outcome less its mean prediction.
-    robust = observed + (plugin - moments.mean[variable, :, role])
+    robust = observed + moments.trust[:, role, None] * (plugin - moments.mean[variable, :, role])
     return Estimates(robust, observed, plugin)
 
 
@@ -176,9 +185,11 @@ def influence_function(moments: Moments, estimator: Estimator, part: Part = "con
         inverse_propensity = moments.n_cells / np.maximum(moments.count[:, role], 1)
         weight[OUTCOME, :, role] = sign * inverse_propensity
         if estimator == "robust":
-            weight[variable] = sign
-            weight[variable, :, role] -= sign * inverse_propensity
-            intercept += sign * (moments.mean[variable] - moments.stratum_mean[variable][:, None, :])
+            share = sign * moments.trust[:, role]
+            weight[variable] = share[:, None]
+            weight[variable, :, role] -= share * inverse_propensity
+            from_stratum = moments.mean[variable] - moments.stratum_mean[variable][:, None, :]
+            intercept += share[:, None, None] * from_stratum
     return Influence(weight, intercept)
 
 
@@ -216,25 +227,30 @@ def variance_by_role(moments: Moments, influence: Influence, *, small_sample: bo
 def influence_totals(sums: EffectSums, moments: Moments, *influences: Influence) -> list[FloatArray]:
     """Sums of influence values over the cells of each group, ``(n_groups, n_genes)``, for each influence function.
 
-    Strata come one after the other, and all functions use the sums of a stratum while they are in the cache: reading
-    them from memory is what takes time.
+    Groups come a few at a time, and all functions use their sums while these are in the cache: reading them from memory
+    is what takes time.
     """
     stratum = sums.groups.stratum
     used = [variable for variable in range(sums.n_variables) if any(one.weight[variable].any() for one in influences)]
     used = used or [OUTCOME]  # without cells nothing has weight
     variables = slice(used[0], used[-1] + 1)
+    width = (variables.stop - variables.start) * N_ROLES
+    at_once = max(1, _CACHED_VALUES // (width * sums.n_genes))
     centre = moments.mean - sums.offset[:, None, :]
     totals = [np.empty((sums.groups.n_groups, sums.n_genes)) for _ in influences]
     for x in range(sums.groups.n_strata):
+        # Everything but the sums themselves is one constant per role.
+        weights = [one.weight[variables, x].ravel() for one in influences]
+        constants = [one.intercept[x] - np.einsum("vr,vrg->rg", one.weight[:, x], centre[:, x]) for one in influences]
         members = np.flatnonzero(stratum == x)
-        together = len(members) > 0 and members[-1] - members[0] + 1 == len(members)
-        rows = slice(members[0], members[-1] + 1) if together else members  # a slice copies nothing
-        first = sums.first[rows, variables].reshape(-1, (variables.stop - variables.start) * N_ROLES, sums.n_genes)
-        count = sums.count[rows].astype(np.float64)
-        for total, influence in zip(totals, influences, strict=True):
-            # Everything but the sums themselves is one constant per role.
-            constant = influence.intercept[x] - np.einsum("vr,vrg->rg", influence.weight[:, x], centre[:, x])
-            total[rows] = np.matmul(influence.weight[variables, x].ravel(), first) + count @ constant
+        for start in range(0, len(members), at_once):
+            rows = members[start : start + at_once]
+            together = rows[-1] - rows[0] + 1 == len(rows)
+            chosen = slice(rows[0], rows[-1] + 1) if together else rows  # a slice copies nothing
+            first = sums.first[chosen, variables].reshape(len(rows), width, sums.n_genes)
+            count = sums.count[chosen].astype(np.float64)
+            for total, weight, constant in zip(totals, weights, constants, strict=True):
+                total[chosen] = np.matmul(weight, first) + count @ constant
     return totals
 
 

@@ -10,15 +10,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from scgraphvci.estimate._accumulate import ARM, REFERENCE, EffectSums, FloatArray, IntArray, membership
-from scgraphvci.estimate._average import StratumAverage, cluster_variance_of
-from scgraphvci.estimate._bands import InfluenceTotals
+from scgraphvci.estimate._accumulate import ARM, OUTCOME, REFERENCE, EffectSums, FloatArray, IntArray, membership
+from scgraphvci.estimate._average import StratumAverage, cluster_variance_of, clusters_of_smaller_arm
+from scgraphvci.estimate._bands import InfluenceTotals, JointLevels, joint_levels
 from scgraphvci.estimate._estimands import Estimand, compared, error_totals, error_variance
 from scgraphvci.estimate._influence import Estimator, Moments, stratum_moments
 from scgraphvci.estimate._leak import Leaks, measure_leak
 from scgraphvci.estimate._multiplicity import Adjustment
 from scgraphvci.estimate._result import MarginalEffects
 from scgraphvci.estimate._stack import Stack
+from scgraphvci.estimate._status import status_of
 
 EffectAdjustment = Literal[Adjustment, "romano_wolf"]
 
@@ -36,10 +37,12 @@ def marginal_effects(
     estimand: Estimand = "difference",
     pseudocount: float = 0.0,
     min_cells: int = 10,
+    min_counts: float = 0.0,
     alpha: float = 0.05,
     p_adjust: EffectAdjustment | None = "fdr_bh",
     max_leak: float = 0.0,
-    keep_influence: bool = True,
+    arm_variance: float = 0.0,
+    keep_influence: bool | Literal["float64", "bands"] = True,
     params: Mapping[str, Any] | None = None,
 ) -> MarginalEffects:
     """Marginal effects of treatments, from sums over cells.
@@ -72,6 +75,10 @@ def marginal_effects(
         Added to both means of a ratio or fold change, in units of the outcome; NaN where a mean is then not above zero.
     min_cells
         Fewest cells, in the arm and in the reference, for an error to be given; at least 2.
+    min_counts
+        Fewest counts to be expected in the smaller arm, its cells times the mean over both arms, for a gene to have an
+        error: 100 where outcomes are counts. With fewer the mean is skewed and no t interval holds its level far out,
+        where p-values of many genes and joint bands are read. 0 where outcomes are no counts.
     alpha
         One minus the level of the intervals.
     p_adjust
@@ -81,9 +88,14 @@ def marginal_effects(
         Share of the treatment's predicted effect that may leak into predictions: the interval of `robust` then holds
         the truth for every leak up to it. Its width grows by twice `max_leak` times the predicted effect, and p-values
         test whether the effect exceeds that bound. Needs a reference.
+    arm_variance
+        How far the latents of a stratum's arms lie apart beyond chance, in units of the variance within arms. `robust`
+        makes the share ``v / (v + arm_variance)`` of Eq. 4's correction, with ``v = 1 / n_arm - 1 / n_stratum``: the
+        more cells an arm has, the less of a difference between predictions is due to the cells drawn.
     keep_influence
         Keep the influence totals of every cluster (or of 50 random blocks of cells) in the result, float32, for joint
-        bands, Romano-Wolf p-values and contrasts: ``(n_treatments, n_strata, n_clusters, n_genes)``.
+        bands, Romano-Wolf p-values, contrasts and pooling: ``(n_treatments, n_strata, n_clusters, n_genes)``.
+        ``"float64"`` keeps all their digits; ``"bands"`` what joint bands need, a number for each row.
     params
         Further entries for the parameters of the result (`perturbation_key`, `cluster_key`, `scale`, ...).
 
@@ -119,20 +131,27 @@ def marginal_effects(
     _check_estimand(estimand, pseudocount, reference)
     _check_max_leak(max_leak, estimator, reference, estimand)
     names: list[str] = []
-    rows, leaks, influence = Stack(), Stack(), Stack()
+    rows, leaks, influence, bands = Stack(), Stack(), Stack(), Stack()
     independent = False
     for name, treatment_sums in sums:
         codes = _reported_codes(treatment_sums, reported, strata, genes, with_reference=reference is not None)
         names.append(name)
-        moments = stratum_moments(treatment_sums)
+        moments = stratum_moments(treatment_sums, arm_variance)
         average = StratumAverage.of(moments, codes, len(strata))
         groups, totals = treatment_sums.groups, None
         if estimator != "plugin" and (groups.clustered or (keep_influence and groups.cluster is not None)):
             totals = error_totals(treatment_sums, moments, average, estimator, estimand, pseudocount)
-        row = _estimate(treatment_sums, moments, average, estimator, estimand, pseudocount, min_cells, totals)
+        row, variance, df = _estimate(
+            treatment_sums, moments, average, estimator, estimand, pseudocount, min_cells, min_counts, totals
+        )
         if keep_influence and totals is not None:
             independent = groups.independent
-            influence.add({"total": totals.astype(np.float32), "n_clusters": average.n_clusters(treatment_sums)})
+            held = totals if keep_influence == "float64" else totals.astype(np.float32)
+            kept = _kept(treatment_sums, average, held, variance, df)
+            if keep_influence == "bands":
+                bands.add(_levels(kept, row, alpha, independent=independent))
+            else:
+                influence.add(kept)
         del totals
         if groups.cluster is not None:
             leak = measure_leak(treatment_sums, moments, average)
@@ -140,6 +159,7 @@ def marginal_effects(
                 row.status[(row.status == "ok") & (leak.p_value <= alpha)] = "leak_detected"
             leaks.add(vars(leak))
         rows.add(vars(row))
+        del treatment_sums, moments, groups  # before the next sums are made
     if not names:
         msg = "No treatment to estimate an effect of. Give at least one pair of name and sums."
         raise ValueError(msg)
@@ -150,6 +170,8 @@ def marginal_effects(
         "alpha": alpha,
         "p_adjust": p_adjust,
         "max_leak": max_leak,
+        "arm_variance": arm_variance,
+        "min_counts": min_counts,
     }
     return MarginalEffects(
         treatments=pd.Index(names, dtype=object),
@@ -158,49 +180,9 @@ def marginal_effects(
         params={**made_with, "min_cells": min_cells, "pseudocount": pseudocount, **(params or {})},
         leaks=Leaks(**leaks.arrays) if leaks.arrays else None,
         influence=InfluenceTotals(**influence.arrays, independent=independent) if influence.arrays else None,
+        bands=JointLevels(**bands.arrays) if bands.arrays else None,
         **rows.arrays,
     )
-
-
-def coarsen_strata(strata: pd.DataFrame, groupby: Sequence[str] | None) -> tuple[pd.DataFrame, IntArray]:
-    """Joint levels of some stratum keys, and the one each stratum belongs to.
-
-    Parameters
-    ----------
-    strata
-        One row per stratum, one column per key.
-    groupby
-        Keys to keep, in this order; none of them (an empty list) gives one stratum of all cells, `None` changes
-        nothing.
-
-    Returns
-    -------
-    The coarser strata in order of first appearance, and for each row of `strata` its row there, ``(n_strata,)``.
-
-    Raises
-    ------
-    ValueError
-        If a key is not a column of `strata`.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> strata = pd.DataFrame({"cell_type": ["B", "B", "T"], "donor": ["1", "2", "1"]})
-    >>> coarse, reported = coarsen_strata(strata, ["cell_type"])
-    >>> coarse["cell_type"].tolist(), reported.tolist()
-    (['B', 'T'], [0, 0, 1])
-    """
-    if groupby is None:
-        return strata.reset_index(drop=True), np.arange(len(strata))
-    keys = list(groupby)
-    unknown = [key for key in keys if key not in strata]
-    if unknown:
-        msg = f"`groupby` has {unknown}, which are no registered covariates. Choose from {list(strata.columns)}."
-        raise ValueError(msg)
-    if not keys:
-        return pd.DataFrame(index=pd.RangeIndex(1)), np.zeros(len(strata), dtype=np.int64)
-    reported = strata.groupby(keys, sort=False, observed=True).ngroup().to_numpy().astype(np.int64)
-    return strata[keys].drop_duplicates().reset_index(drop=True), reported
 
 
 @dataclass(frozen=True)
@@ -229,8 +211,9 @@ def _estimate(
     estimand: Estimand,
     pseudocount: float,
     min_cells: int,
+    min_counts: float,
     totals: FloatArray | None,
-) -> _Rows:
+) -> tuple[_Rows, FloatArray, FloatArray]:
     n_reported = average.n_reported
     averaged = compared(estimand, moments, average, pseudocount)
     to_reported = membership(average.reported, n_reported)
@@ -245,24 +228,17 @@ def _estimate(
     elif estimator != "plugin":
         variance, df = error_variance(moments, average, estimator, estimand, pseudocount)
 
-    status = np.full(n_reported, "ok", dtype=object)
-    if sums.groups.clustered and estimator != "plugin":
-        status[n_clusters < 2] = "too_few_clusters"
-    arms = [ARM, REFERENCE] if sums.with_reference else [ARM]
-    status[(n_used[:, arms] < min_cells).any(axis=1)] = "too_few_cells"
-    extrapolated = n_all[:, ARM] == 0
-    status[extrapolated] = "extrapolated"
-    if sums.with_reference:
-        # Also where the treated cells' strata lack the reference, though other strata have it.
-        no_reference = ~average.covered & (~extrapolated | (n_all[:, REFERENCE] == 0))
-        status[no_reference] = "no_reference"
+    clusters = n_clusters if sums.groups.clustered and estimator != "plugin" else None
+    status = status_of(n_used, n_all, average.covered, clusters, min_cells, with_reference=sums.with_reference)
 
     estimate = getattr(averaged, estimator)
     if estimator == "robust":
         estimate = np.where((status == "extrapolated")[:, None], averaged.plugin, estimate)
-    has_error = (status == "ok")[:, None]
+    has_error = np.repeat((status == "ok")[:, None], sums.n_genes, axis=1)
+    if min_counts > 0:
+        has_error &= _expected_counts(sums, moments, average) >= min_counts
     n_stratum = n_all.sum(axis=1)
-    return _Rows(
+    rows = _Rows(
         estimate=estimate,
         std_error=np.where(has_error, np.sqrt(variance), np.nan),
         df=np.where(has_error, df, np.nan),
@@ -276,6 +252,35 @@ def _estimate(
         share=average.n_used / np.maximum(n_stratum, 1),
         status=status,
     )
+    return rows, variance, df
+
+
+def _expected_counts(sums: EffectSums, moments: Moments, average: StratumAverage) -> FloatArray:
+    """Cells of the smaller arm times the mean outcome over both arms, ``(n_reported, n_genes)``."""
+    arms = [ARM, REFERENCE] if sums.with_reference else [ARM]
+    count = moments.count[:, arms] * average.used[:, None]
+    to_reported = membership(average.reported, average.n_reported).astype(np.float64)
+    total = to_reported @ np.einsum("xr,xrg->xg", count.astype(np.float64), moments.mean[OUTCOME][:, arms])
+    cells = to_reported @ count
+    share = cells.min(axis=1) / np.maximum(cells.sum(axis=1), 1)
+    return np.asarray(total * share[:, None])
+
+
+def _levels(kept: dict[str, NDArray[Any]], row: _Rows, alpha: float, *, independent: bool) -> dict[str, NDArray[Any]]:
+    """Levels of joint bands of one treatment, and how they were found."""
+    one = InfluenceTotals(kept["total"][None], kept["n_clusters"][None], independent)
+    found = joint_levels(one, (row.std_error > 0)[None], alpha)
+    return {"level": found.level[0], "method": found.method[0]}
+
+
+def _kept(
+    sums: EffectSums, average: StratumAverage, totals: NDArray[Any], variance: FloatArray, df: FloatArray
+) -> dict[str, NDArray[Any]]:
+    """Entries of the influence totals of one treatment."""
+    cells = average.cells(sums)
+    n_clusters = clusters_of_smaller_arm(cells, with_reference=sums.with_reference)
+    kept = {"total": totals, "n_clusters": n_clusters, "cells": cells}
+    return kept if sums.groups.clustered else kept | {"variance": variance, "df": df}
 
 
 def _reported_codes(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from scipy import special
 
 from scgraphvci.estimate._accumulate import FloatArray, IntArray
-from scgraphvci.estimate._bands import InfluenceTotals, joint_levels, romano_wolf_p_values
+from scgraphvci.estimate._bands import N_DRAWS, SEED, InfluenceTotals, JointLevels, joint_levels, romano_wolf_p_values
 from scgraphvci.estimate._combine import contrast
 from scgraphvci.estimate._estimands import NULL
 from scgraphvci.estimate._leak import Leaks
 from scgraphvci.estimate._leakage import Leakage
 from scgraphvci.estimate._multiplicity import adjust_p_values
+from scgraphvci.estimate._pool import pool
 from scgraphvci.estimate._sensitivity import sensitivity_frame
 from scgraphvci.estimate._tables import long_frame, positions, stratum_mask, to_adata
 
@@ -73,6 +74,8 @@ class MarginalEffects:
         Influence totals of clusters, for joint bands and Romano-Wolf p-values; `None` if they were not kept.
     leaks
         What `leakage` reports; `None` if the sums had neither clusters nor blocks.
+    bands
+        Levels of joint bands, where these were found in the place of keeping influence totals.
 
     Raises
     ------
@@ -98,6 +101,7 @@ class MarginalEffects:
     params: Mapping[str, Any]
     influence: InfluenceTotals | None = None
     leaks: Leaks | None = None
+    bands: JointLevels | None = None
 
     def __post_init__(self) -> None:
         reserved = {"treatment", "gene", *_GENE_COLUMNS, *_ROW_COLUMNS}
@@ -152,14 +156,17 @@ class MarginalEffects:
         """Upper end of the pointwise interval of level ``1 - params["alpha"]``."""
         return self.estimate + self._half_width
 
-    def joint_bands(self, n_draws: int = 1000, seed: int = 0) -> tuple[FloatArray, FloatArray, NDArray[np.object_]]:
+    def joint_bands(
+        self, n_draws: int = N_DRAWS, seed: int = SEED
+    ) -> tuple[FloatArray, FloatArray, NDArray[np.object_]]:
         """Bands that hold all genes of a treatment and stratum together with probability ``1 - params["alpha"]``.
 
         From 12 clusters on, the critical value is a quantile of the largest t statistic over genes, drawn by a
         multiplier bootstrap: influence totals of whole clusters change their signs at random, and every draw is
         divided by its own standard error. Genes keep their correlation. Without clusters, 50 random blocks of cells
-        take their place, and the critical value is applied at each gene's own degrees of freedom. Below 12 clusters
-        the bands are Bonferroni's.
+        take their place, and the critical value is applied at each gene's own degrees of freedom, though no more than
+        the cells of the smaller arm less one: an estimate of them, as Welch's is, errs where the error is too small,
+        which counts far out. Below 12 clusters the bands are Bonferroni's.
 
         Parameters
         ----------
@@ -178,9 +185,20 @@ class MarginalEffects:
         ValueError
             If influence totals were not kept.
         """
-        level, method = joint_levels(self._kept_influence(), self.std_error > 0, self.params["alpha"], n_draws, seed)
-        half_width = special.stdtrit(self.df, 1.0 - level[:, :, None] / 2.0) * self.std_error + self._allowed_bias
-        return self.estimate - half_width, self.estimate + half_width, method
+        found = self.bands
+        if found is None or (n_draws, seed) != (N_DRAWS, SEED):
+            influence = self._kept_influence()
+            found = joint_levels(influence, self.std_error > 0, self.params["alpha"], n_draws, seed)
+        df = self.df if self.n_clusters.any() else np.minimum(self.df, self._fewest_cells[:, :, None] - 1.0)
+        half_width = special.stdtrit(df, 1.0 - found.level[:, :, None] / 2.0) * self.std_error + self._allowed_bias
+        return self.estimate - half_width, self.estimate + half_width, found.method
+
+    @property
+    def _fewest_cells(self) -> IntArray:
+        """Cells of the smaller arm."""
+        if self.params["reference"] is None:
+            return self.n_treated
+        return np.minimum(self.n_treated, self.n_reference)
 
     def leakage(self) -> Leakage:
         """Report how far predictions tell the arms of a stratum apart, which `robust` assumes they do not.
@@ -307,13 +325,71 @@ class MarginalEffects:
         """
         return contrast(self, other, independent=independent)
 
+    def pool(
+        self, over: str | Sequence[str] | None = None, *, weights: Literal["cells", "precision"] = "cells"
+    ) -> MarginalEffects:
+        r"""Average strata over some of their keys: the effect in a cell type, from effects in cell type and donor, say.
+
+        Influence totals of a cluster are summed over the strata it has cells in, so that strata which share donors are
+        not taken for independent; joint bands, contrasts and further pooling work on the average as on any result.
+
+        Parameters
+        ----------
+        over
+            Stratum keys to average over; all of them if None.
+        weights
+            "cells": strata count by all their cells. The result is that of `marginal_effect` with the coarser
+            `groupby`, in which a cluster's own mixture of strata is part of the error.
+            "precision": strata count by :math:`n_a n_0 / (n_a + n_0)`, cells of the arm and of the reference (by
+            :math:`n_a` without one): the inverse variance where cells vary equally. The average leans to strata with
+            large and balanced arms and is more precise than the mean over cells; it answers the same question only
+            where strata have the same effect. With `observed` it is the coefficient of the treatment in a least-squares
+            fit with an intercept for each stratum. Weights by estimated variances are not offered: they favour strata
+            whose error is small by chance, and the interval would not know.
+
+        Returns
+        -------
+        Strata in the order of their first appearance, averaged over those that have both arms; `share` states the cells
+        these hold. There is no report on the leak (`leakage`), which needs the predictions of all strata together: the
+        status is `leak_detected` where Bonferroni's bound over the strata finds one.
+
+        Raises
+        ------
+        KeyError
+            If `over` names no stratum key.
+        ValueError
+            If `weights` is unknown, influence totals were not kept, or the result is a contrast, or of a ratio or fold
+            change.
+
+        Notes
+        -----
+        Kept in float32, totals give clustered errors to about 7 digits; ``keep_influence="float64"`` gives all.
+
+        Examples
+        --------
+        >>> import numpy as np, pandas as pd
+        >>> from scgraphvci.estimate import EffectSums, Groups, marginal_effects
+        >>> rng = np.random.default_rng(0)
+        >>> donor, treated = np.repeat([0, 1], 100), np.tile([True, False], 100)
+        >>> groups, group = Groups.from_codes(donor)
+        >>> sums = EffectSums(groups, n_genes=1)
+        >>> outcome = rng.normal(size=(200, 1)) + 2 * treated[:, None]
+        >>> sums.update(outcome, np.full((200, 1), 2.0), np.zeros((200, 1)), treated, ~treated, group)
+        >>> strata = pd.DataFrame({"donor": ["1", "2"]})
+        >>> effects = marginal_effects([("STAT1", sums)], strata=strata, genes=["g"])
+        >>> pooled = effects.pool("donor")
+        >>> bool(np.isclose(pooled.estimate[0, 0, 0], effects.estimate[0, :, 0].mean()))
+        True
+        """
+        return pool(self, over, weights)
+
     def _take(self, treatments: IntArray, strata: IntArray) -> MarginalEffects:
         changes: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, np.ndarray):
                 changes[field.name] = value[np.ix_(treatments, strata)]
-            elif isinstance(value, InfluenceTotals | Leaks):
+            elif isinstance(value, InfluenceTotals | JointLevels | Leaks):
                 changes[field.name] = value.take(treatments, strata)
         kept = self.strata.iloc[strata].reset_index(drop=True)
         return replace(self, treatments=self.treatments[treatments], strata=kept, **changes)
@@ -355,7 +431,18 @@ class MarginalEffects:
         by_row = {name: getattr(chosen, name) for name in _ROW_COLUMNS}
         if joint:
             by_gene["band_low"], by_gene["band_high"], by_row["band_method"] = chosen.joint_bands()
-        return long_frame(chosen, by_row, by_gene, positions(self.genes, genes, "gene"))
+        kept = positions(self.genes, genes, "gene")
+        frame = long_frame(chosen, by_row, by_gene, kept)
+        frame.loc[chosen._too_few_counts[:, :, kept].ravel(), "status"] = "too_few_cells"
+        return frame
+
+    @property
+    def _too_few_counts(self) -> NDArray[np.bool_]:
+        """Genes without an error in rows that have one: `min_counts` says so."""
+        with_error = np.isin(self.status, ("ok", "leak_detected")) & (self.params["estimator"] != "plugin")
+        if not self.params.get("min_counts"):
+            with_error = np.zeros_like(with_error)
+        return with_error[:, :, None] & np.isnan(self.std_error) & np.isfinite(self.estimate)
 
     def to_adata(self) -> AnnData:
         """AnnData with one row per treatment and stratum and one column per gene, for scanpy's plots.

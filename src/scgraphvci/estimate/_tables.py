@@ -10,14 +10,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scgraphvci.estimate._accumulate import BoolArray, IntArray
+from scgraphvci.estimate._status import STATUS
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from scgraphvci.estimate._result import MarginalEffects
-
-STATUS = ("ok", "extrapolated", "no_reference", "too_few_cells", "too_few_clusters", "leak_detected")
-"""What a row of a result can say of itself."""
 
 
 def long_frame(
@@ -74,6 +72,47 @@ def to_adata(effects: MarginalEffects, columns: Sequence[str]) -> AnnData:
         adata.layers[name] = values[name].copy()
     adata.uns["marginal_effects"] = {key: value for key, value in effects.params.items() if value is not None}
     return adata
+
+
+def coarsen_strata(strata: pd.DataFrame, groupby: Sequence[str] | None) -> tuple[pd.DataFrame, IntArray]:
+    """Joint levels of some stratum keys, and the one each stratum belongs to.
+
+    Parameters
+    ----------
+    strata
+        One row per stratum, one column per key.
+    groupby
+        Keys to keep, in this order; none of them (an empty list) gives one stratum of all cells, `None` changes
+        nothing.
+
+    Returns
+    -------
+    The coarser strata in order of first appearance, and for each row of `strata` its row there, ``(n_strata,)``.
+
+    Raises
+    ------
+    ValueError
+        If a key is not a column of `strata`.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> strata = pd.DataFrame({"cell_type": ["B", "B", "T"], "donor": ["1", "2", "1"]})
+    >>> coarse, reported = coarsen_strata(strata, ["cell_type"])
+    >>> coarse["cell_type"].tolist(), reported.tolist()
+    (['B', 'T'], [0, 0, 1])
+    """
+    if groupby is None:
+        return strata.reset_index(drop=True), np.arange(len(strata))
+    keys = list(groupby)
+    unknown = [key for key in keys if key not in strata]
+    if unknown:
+        msg = f"`groupby` has {unknown}, which are no registered covariates. Choose from {list(strata.columns)}."
+        raise ValueError(msg)
+    if not keys:
+        return pd.DataFrame(index=pd.RangeIndex(1)), np.zeros(len(strata), dtype=np.int64)
+    reported = strata.groupby(keys, sort=False, observed=True).ngroup().to_numpy().astype(np.int64)
+    return strata[keys].drop_duplicates().reset_index(drop=True), reported
 
 
 def stratum_mask(frame: pd.DataFrame, strata: Mapping[str, Any] | None) -> BoolArray:

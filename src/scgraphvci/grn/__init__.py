@@ -15,6 +15,7 @@ from scgraphvci.grn._read_networkx import read_networkx
 from scgraphvci.grn._read_scenicplus import read_scenicplus
 from scgraphvci.grn._scores import score_edges
 from scgraphvci.grn._stability import stability
+from scgraphvci.grn._top_correlated import top_correlated
 
 __all__ = [
     "GRNReport",
@@ -40,4 +41,5 @@ __all__ = [
     "to_decoupler",
     "to_frame",
     "to_networkx",
+    "top_correlated",
 ]

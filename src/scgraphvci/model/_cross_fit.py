@@ -11,6 +11,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
+from scvi.utils import track
 
 from scgraphvci._compat import initialize_model
 from scgraphvci._constants import SPLITS
@@ -95,6 +96,11 @@ def assign_folds(
     return fold_of_cluster[code]
 
 
+def repetition_seeds(seed: int, n_repeats: int) -> list[int]:
+    """Seeds of the repetitions of cross-fitting; the first is the seed itself."""
+    return [seed, *(mix_seed(seed, r, 1) % 2**32 for r in range(1, n_repeats))]
+
+
 def fit_folds(
     model: GraphVCI,
     adata: AnnData | MuData,
@@ -134,20 +140,29 @@ def fit_folds(
     if left_out:
         logger.warning("Models of folds do without %s: some of its levels occur in one fold only.", left_out)
     arguments = (model._last_training or {}) if train_kwargs is None else train_kwargs
-    predictions = []
-    n_folds = int(fold.max()) + 1
-    for k in range(n_folds):
-        logger.info("Cross-fitting: fold %d of %d.", k + 1, n_folds)
+    predictions: list[Predictor] = []
+    silent = not arguments.get("enable_progress_bar", True)
+    for k in track(range(int(fold.max()) + 1), description="Cross-fitting", disable=silent):
         position = np.flatnonzero(fold == k)
         seen = split.copy()
         seen[cells[position]] = SPLITS.OOD
         screen = _screen(model, table, seen, left_out)
-        one = _train(model, screen, left_out, arguments, mix_seed(seed, k, 0) % 2**32)
+        try:
+            one = _train(model, screen, left_out, arguments, mix_seed(seed, k, 0) % 2**32)
+        except BaseException:
+            release(predictions)
+            raise
         scale = 1.0
         if is_count(model.module.likelihood):
             scale = float(model.module.library_size / one.module.library_size)
         predictions.append(Predictor(one, screen, position, scale))
     return predictions, left_out
+
+
+def release(predictors: list[Predictor]) -> None:
+    """Let scvi-tools forget the models of folds and their data, which it otherwise keeps as long as Python runs."""
+    for one in predictors:
+        one.model.deregister_manager(one.adata)
 
 
 def _split(model: GraphVCI, table: AnnData, cells: np.ndarray, seed: int) -> np.ndarray:

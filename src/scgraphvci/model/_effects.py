@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,9 +12,10 @@ import torch
 from scgraphvci._constants import KEYS
 from scgraphvci.data import TreatmentTable
 from scgraphvci.data._read import require_column
-from scgraphvci.estimate import EffectSums, Groups, MarginalEffects, coarsen_strata, marginal_effects
-from scgraphvci.model._calibration import CalibrationMixin, condition_code
-from scgraphvci.model._cross_fit import Predictor, assign_folds, fit_folds
+from scgraphvci.estimate import EffectSums, Groups, MarginalEffects, coarsen_strata, marginal_effects, median_effects
+from scgraphvci.estimate._arm_variance import ArmVariance
+from scgraphvci.model._calibration import CalibrationMixin, condition_code, fewest_counts
+from scgraphvci.model._cross_fit import Predictor, assign_folds, fit_folds, release, repetition_seeds
 from scgraphvci.module._likelihood import is_count
 from scgraphvci.train._splitter import not_held_out
 
@@ -58,11 +59,14 @@ class EffectsMixin(CalibrationMixin):
         cluster_key: str | None = None,
         pooled: bool = False,
         min_cells: int = 10,
+        min_counts: float | None = None,
         alpha: float = 0.05,
         p_adjust: EffectAdjustment | None = "fdr_bh",
         max_leak: float = 0.0,
-        keep_influence: bool = True,
+        leak_guard: bool = True,
+        keep_influence: bool | Literal["float64", "bands"] = True,
         cross_fit: int = 0,
+        n_repeats: int = 1,
         train_kwargs: dict[str, Any] | None = None,
         seed: int = 0,
         adata: AnnData | MuData | None = None,
@@ -100,6 +104,9 @@ class EffectsMixin(CalibrationMixin):
             With a coarser `groupby`: take its cells together instead of averaging stratum effects.
         min_cells
             Fewest cells, in arm and reference, for an interval to be given.
+        min_counts
+            Fewest counts to be expected in the smaller arm (its cells times the mean over both arms) for a gene to have
+            an interval; below, its status in frames is `too_few_cells`. If None 100 for NB and ZINB, else 0.
         alpha
             One minus the level of the intervals.
         p_adjust
@@ -108,14 +115,24 @@ class EffectsMixin(CalibrationMixin):
         max_leak
             Share of a treatment's predicted effect that may leak into the predictions of cells that received it: the
             intervals of "robust" then hold the truth for every leak up to it. 0.05 allows for 5 %.
+        leak_guard
+            Make only the share of Eq. 4's correction that chance explains: mean latents of a stratum's arms should
+            differ only by the cells drawn, and how far they differ beyond that over the whole screen
+            (``params["arm_variance"]``) tells how much of a correction is a leak. With many cells in an arm "robust"
+            then comes near "observed". False gives Eq. 4 as published.
         keep_influence
             Keep influence totals in the result (float32, treatments x strata x clusters x genes; without `cluster_key`
-            50 random blocks of cells for clusters), for joint bands, Romano-Wolf p-values and contrasts.
+            50 random blocks of cells for clusters), for joint bands, Romano-Wolf p-values, contrasts and pooling.
+            "float64" keeps all digits, "bands" only what joint bands need.
         cross_fit
             Number of folds, 0 for none. Each fold's cells are predicted by a model of its own, trained on the other
             folds as this model was. Folds hold whole clusters where there is a `cluster_key`. Covariates with levels
             that one fold has for itself, such as donors that are clusters, are left out of these models, and `params`
             of the result names them.
+        n_repeats
+            Repetitions of cross-fitting, each with folds and trainings of its own. Estimates are their medians, and
+            errors hold what the draw of folds and weights adds (Chernozhukov et al. 2018, definition 3.3); influence
+            totals, and with them joint bands and contrasts, are the mean over repetitions scaled to these errors.
         train_kwargs
             Arguments of :meth:`train` for the models of folds; those of this model's training in this session if None,
             or the defaults after loading.
@@ -153,6 +170,7 @@ class EffectsMixin(CalibrationMixin):
         control = self.treatments.control
         reference = control if reference == "control" else reference
         names = self._effect_treatments(treatments, reference)
+        _check_repeats(n_repeats, cross_fit)
         scale = "counts" if is_count(self.module.likelihood) else "log1p"
         if scale == "log1p" and estimand in ("ratio", "log_fold_change"):
             msg = (
@@ -160,38 +178,69 @@ class EffectsMixin(CalibrationMixin):
                 "'difference' is a natural log fold change already. Use that, or train with likelihood 'nb'."
             )
             raise ValueError(msg)
-        predictors = [Predictor(self, adata, np.arange(cells.cell.size))]
+        least_counts = fewest_counts(self.module.likelihood) if min_counts is None else min_counts
         left_out: list[str] = []
-        if cross_fit:
+
+        def estimate(predictors: list[Predictor]) -> MarginalEffects:
+            return marginal_effects(
+                self._effect_sums(predictors, cells, names, reference, dose, batch_size),
+                strata=strata,
+                genes=self._model_genes(),
+                reported=reported,
+                estimator=estimator,
+                reference=reference,
+                estimand=estimand,
+                pseudocount=pseudocount,
+                min_cells=min_cells,
+                min_counts=least_counts,
+                alpha=alpha,
+                p_adjust=p_adjust,
+                max_leak=max_leak,
+                arm_variance=self._arm_variance(predictors, cells, batch_size) if leak_guard else 0.0,
+                keep_influence=keep_influence,
+                params={
+                    "perturbation_key": self.registry["setup_args"]["perturbation_key"],
+                    "layer": self.registry["setup_args"]["layer"],
+                    "cluster_key": cluster_key,
+                    "cells": _fingerprint(self._table(adata).obs_names[cells.cell]),
+                    "scale": scale,
+                    "doses": self._doses(names, dose),
+                    "pooled": pooled,
+                    "cross_fit": cross_fit,
+                    "n_repeats": n_repeats,
+                    "left_out_of_folds": left_out,
+                },
+            )
+
+        def cross_fitted(seed: int) -> MarginalEffects:
             stratum = cells.groups.stratum[cells.group]
             fold = assign_folds(cross_fit, stratum, cells.condition, cells.cluster, seed)
-            predictors, left_out = fit_folds(self, adata, cells.cell, fold, train_kwargs, seed)
-        return marginal_effects(
-            self._effect_sums(predictors, cells, names, reference, dose, batch_size),
-            strata=strata,
-            genes=self._model_genes(),
-            reported=reported,
-            estimator=estimator,
-            reference=reference,
-            estimand=estimand,
-            pseudocount=pseudocount,
-            min_cells=min_cells,
-            alpha=alpha,
-            p_adjust=p_adjust,
-            max_leak=max_leak,
-            keep_influence=keep_influence,
-            params={
-                "perturbation_key": self.registry["setup_args"]["perturbation_key"],
-                "layer": self.registry["setup_args"]["layer"],
-                "cluster_key": cluster_key,
-                "cells": _fingerprint(self._table(adata).obs_names[cells.cell]),
-                "scale": scale,
-                "doses": self._doses(names, dose),
-                "pooled": pooled,
-                "cross_fit": cross_fit,
-                "left_out_of_folds": left_out,
-            },
-        )
+            predictors, unseen = fit_folds(self, adata, cells.cell, fold, train_kwargs, seed)
+            left_out.extend(key for key in unseen if key not in left_out)
+            try:
+                return estimate(predictors)
+            finally:
+                release(predictors)
+
+        if not cross_fit:
+            return estimate([Predictor(self, adata, np.arange(cells.cell.size))])
+        if n_repeats == 1:
+            return cross_fitted(seed)
+        return median_effects(cross_fitted(one) for one in repetition_seeds(seed, n_repeats))
+
+    @torch.inference_mode()
+    def _arm_variance(self, predictors: list[Predictor], cells: _Cells, batch_size: int | None) -> float:
+        """How far mean latents of a stratum's arms lie apart beyond chance, averaged over predictors by their cells."""
+        stratum = cells.groups.stratum[cells.group]
+        found = []
+        for predictor in predictors:
+            arms = ArmVariance(stratum[predictor.position], cells.condition[predictor.position])
+            done = 0
+            for encoded in predictor.model._encoded(predictor.adata, cells.cell[predictor.position], batch_size):
+                arms.update(encoded.qz.mean.cpu().numpy(), np.arange(done, done + len(encoded.cells)))
+                done += len(encoded.cells)
+            found.append(arms.estimate())
+        return float(np.average(found, weights=[len(predictor.position) for predictor in predictors]))
 
     def _doses(self, names: list[str], dose: Dose) -> dict[str, str]:
         """Dose of each treatment as text; nothing for a screen without doses."""
@@ -291,6 +340,15 @@ class EffectsMixin(CalibrationMixin):
             for name, total in sums.items():
                 predicted = scale * model._counterfactual_mean(encoded, vectors[name])
                 total.update(outcome, predicted, baseline, condition == arm[name], in_reference, group)
+
+
+def _check_repeats(n_repeats: int, cross_fit: int) -> None:
+    if n_repeats < 1 or (n_repeats > 1 and not cross_fit):
+        msg = (
+            f"`n_repeats` is {n_repeats} with cross_fit={cross_fit}: it must be at least 1, and 1 without folds to "
+            "draw anew. Give `cross_fit` too."
+        )
+        raise ValueError(msg)
 
 
 def _fingerprint(names: pd.Index) -> str:

@@ -60,8 +60,8 @@ class GRNRefiner(SafeSavingMixin, RefinerSetupMixin, UnsupervisedTrainingMixin, 
         Registry of an earlier set-up, to build a model without data.
     candidates
         Pairs that may become edges besides the prior's: "regulators" (any gene from a source of the prior), "all"
-        (up to 5,000 genes), or a frame with columns `source` and `target`. None: the preset's, "regulators" or,
-        for the paper, "all".
+        (up to 5,000 genes), or a frame with columns `source` and `target`, such as the pairs that correlate most
+        (:func:`scgraphvci.grn.top_correlated`). None: the preset's, "regulators" or, for the paper, "all".
     preset
         "default", or "paper" for the publication's network: seven layers, plain softmax, a gene's own expression
         visible, no signs, no evidence, an edge penalty.

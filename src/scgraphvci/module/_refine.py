@@ -8,24 +8,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from scvi.module.base import LossOutput, auto_move_data
 from torch import Tensor, nn
 
 from scgraphvci._constants import KEYS
+from scgraphvci.module._edge_logits import EdgeLogits
 from scgraphvci.module._sampled_graph import CandidateEdges, Edges, edge_softmax, sampled_product
 
 if TYPE_CHECKING:
     from scgraphvci.data._refine_statistics import RefineStatistics
 
-MAX_LOGIT = 12.0  # sigmoid(-12) = 6e-6: beyond it a confidence says nothing more
-USUAL_EVIDENCE = 0.75  # quantile over pairs outside the prior
-CHANCE_EVIDENCE = math.log1p(2.7055)  # log(1 + T^2) exceeds it in one of ten pairs if T is standard normal
-START_CONFIDENCE = 0.2  # of an edge of the prior with that evidence
 HIDDEN_SHARE = 0.2
 MIN_COVARIANCE = 0.0125  # a weaker pull is not felt within the default number of steps
 
 
-class RefineModule(BaseModuleClass):
+class RefineModule(EdgeLogits):
     """Predicts the expression of every gene from that of its regulators, with a learnable logit per candidate edge.
 
     A layer is ``act(w H W)`` with ``w`` the softmax of the logits of the sampled edges over each target's row.
@@ -98,7 +95,6 @@ class RefineModule(BaseModuleClass):
     pair outside the prior is added if it has `prior_log_odds` more. Logits are kept within 12 of 0.
     """
 
-    logit: Tensor
     sign: Tensor
     scale: Tensor
     stratum_mean: Tensor
@@ -108,11 +104,7 @@ class RefineModule(BaseModuleClass):
     regulator_place: Tensor
     precision: Tensor
     own_scale: Tensor
-    edge_penalty: Tensor
-    absent_penalty: Tensor
     target_gain: Tensor
-    log_odds: Tensor | None
-    pulled: Tensor
 
     def __init__(
         self,
@@ -142,7 +134,6 @@ class RefineModule(BaseModuleClass):
         prior_logit: float = 0.0,
         absent_logit: float = -4.0,
     ) -> None:
-        super().__init__()
         penalties = {
             "edge_penalty": edge_penalty,
             "absent_penalty": absent_penalty,
@@ -151,27 +142,24 @@ class RefineModule(BaseModuleClass):
             "evidence_weight": evidence_weight,
         }
         _check_options(n_layers, n_hidden, {"p_keep": p_keep, "p_add": p_add}, penalties, gain)
-        self.n_genes, self.n_hidden, self.gain, self.null_slot = n_genes, n_hidden, gain, null_slot
-        self.p_keep, self.p_add = p_keep, p_add
-        self.self_penalty = self_penalty
-        self._given_penalties = edge_penalty, absent_penalty
-        self.register_buffer("target_gain", torch.full((n_genes,), gain))
-        self.register_buffer("edge_penalty", torch.full((n_genes,), edge_penalty or 0.0))
-        self.register_buffer("absent_penalty", torch.full((n_genes,), absent_penalty or 0.0))
-        self.hidden_share = HIDDEN_SHARE if hide_self and n_layers > 1 else 0.0
-        self.signed = signed
         prior = np.asarray(prior, dtype=np.int64)
-        self.candidates = CandidateEdges(n_genes, prior, sources, pairs, self_loops=not hide_self or n_layers > 1)
-        logit = torch.full((self.candidates.size,), absent_logit)
-        logit[self.candidates.prior] = prior_logit
-        logit[self.candidates.excluded] = -MAX_LOGIT
-        self.register_buffer("logit", logit)
-        self.prior_log_odds, self.evidence_weight = prior_log_odds, evidence_weight
-        self.register_buffer("log_odds", logit.clone() if evidence else None)
-        # How many steps' pull towards the log odds each logit has had, of those taken since they were last settled.
-        pulled = torch.zeros(self.candidates.size if evidence else 0, dtype=torch.int32)
-        self.register_buffer("pulled", pulled, persistent=False)
-        self._n_steps = 0
+        super().__init__(
+            CandidateEdges(n_genes, prior, sources, pairs, self_loops=not hide_self or n_layers > 1),
+            evidence=evidence,
+            prior_log_odds=prior_log_odds,
+            evidence_weight=evidence_weight,
+            p_keep=p_keep,
+            p_add=p_add,
+            edge_penalty=edge_penalty or 0.0,
+            absent_penalty=absent_penalty or 0.0,
+            self_penalty=self_penalty,
+            prior_logit=prior_logit,
+            absent_logit=absent_logit,
+        )
+        self._given_penalties = edge_penalty, absent_penalty
+        self.n_hidden, self.gain, self.null_slot, self.signed = n_hidden, gain, null_slot, signed
+        self.hidden_share = HIDDEN_SHARE if hide_self and n_layers > 1 else 0.0
+        self.register_buffer("target_gain", torch.full((n_genes,), gain))
         self._register_statistics(prior, strata, n_levels or [], features, adjust_regulators)
         width_in = self.features.shape[1] + self.covariates.shape[1]
         self.expression_weight = nn.Parameter(torch.randn(1, n_hidden))
@@ -224,26 +212,6 @@ class RefineModule(BaseModuleClass):
         if self.learn_features:
             self.features.copy_(torch.as_tensor(statistics.features))
 
-    def _of_candidates(self, table: np.ndarray) -> Tensor:
-        """Take the candidates' values from a table of targets by sources."""
-        values = torch.as_tensor(np.ascontiguousarray(table), device=self.logit.device).reshape(-1)
-        return values.clone() if self.candidates.keys is None else values[self.candidates.keys]
-
-    def _set_log_odds(self, log_odds: Tensor, evidence: np.ndarray | None) -> None:
-        """Turn evidence into log odds, and start there."""
-        if evidence is None:
-            msg = "Log odds need evidence: compute the statistics with `evidence=True`."
-            raise ValueError(msg)
-        found = self._of_candidates(evidence)
-        absent = self.candidates.absent(torch.arange(self.candidates.n_absent, device=found.device))
-        usual = float(np.quantile(found[absent].cpu().numpy(), USUAL_EVIDENCE)) if len(absent) else 0.0
-        found -= max(usual, CHANCE_EVIDENCE) + self.prior_log_odds
-        found += math.log(START_CONFIDENCE / (1 - START_CONFIDENCE))
-        found[self.candidates.prior] += self.prior_log_odds
-        found[self.candidates.excluded] = -MAX_LOGIT
-        log_odds.copy_(found.clamp(-MAX_LOGIT, MAX_LOGIT))
-        self.logit.copy_(log_odds)
-
     def _set_scales(self, covariance: Tensor, n_cells: int) -> None:
         """Set gains and penalties by what covariances chance would give."""
         floor_prior = max(MIN_COVARIANCE, math.sqrt(2 / n_cells))
@@ -261,16 +229,6 @@ class RefineModule(BaseModuleClass):
             self.edge_penalty.fill_(edge_penalty)
         if absent_penalty is not None:
             self.absent_penalty.fill_(absent_penalty)
-
-    def sample_edges(self, generator: torch.Generator) -> Edges:
-        """Draw the hard mask of a training step."""
-        return self.candidates.sample(self.p_keep, self.p_add, generator)
-
-    def active_edges(self, threshold: float = 0.2) -> Edges:
-        """Return the edges used outside training: the prior's pairs and whatever exceeds the confidence threshold."""
-        active = self.logit > math.log(threshold / (1 - threshold))
-        active[self.candidates.prior] = True
-        return self.candidates.edges(active.nonzero().flatten())
 
     def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Tensor]:
         return {"x": tensors[KEYS.OUTCOME], "stratum": tensors[KEYS.STRATUM]}
@@ -322,33 +280,47 @@ class RefineModule(BaseModuleClass):
         if generator is not None and self.hidden_share > 0:
             hidden = (torch.rand(residual.shape, generator=generator) < self.hidden_share).to(residual.device)
             residual = residual.masked_fill(hidden, 0.0)
-        state = F.elu(self._first_layer(residual, covariates, weight, edges))
+        state = F.elu(self._first_layer(residual, covariates, weight, edges), inplace=True)
         for matrix in self.hidden_weights:
-            flat = state.flatten(start_dim=1)
-            state = F.elu(sampled_product(weight, flat, edges).view_as(state) @ self._scaled(matrix))
-        prediction = state @ self._scaled(self.readout).squeeze(0)
-        if self.null_slot:
-            prediction = prediction * self.target_gain[:, None]
-        prediction = prediction + self.gene_bias[:, None]
-        return {"prediction": prediction, "scored": hidden}
+            mixed = (self._scaled(matrix).T @ state.flatten(start_dim=1)).view_as(state)
+            state = F.elu(sampled_product(weight, mixed, edges), inplace=True)
+        return {"prediction": self._read_out(state), "scored": hidden}
 
     def _first_layer(self, residual: Tensor, covariates: Tensor, weight: Tensor, edges: Edges) -> Tensor:
         """Aggregate over neighbours before widening: products have a column per cell and feature, not per unit.
 
-        Returns ``(n_genes, n_cells, n_hidden)``.
+        Returns ``(n_hidden, n_genes, n_cells)``.
         """
-        signed = weight * self.sign[edges.position] if self.signed else weight
+        signed = weight * self.sign.index_select(0, edges.position) if self.signed else weight
         expression = self._aggregate_expression(residual, signed, edges)
-        state = expression[:, :, None] * self._scaled(self.expression_weight)
+        return self._widened(expression, sampled_product(weight, self._features_and_ones(), edges), covariates)
+
+    def _features_and_ones(self) -> Tensor:
+        """Features of genes, ``(n_genes, v + 1)``; aggregating the last column gives the sum of each row of weights."""
+        return torch.cat([self.features, torch.ones_like(self.gene_bias)[:, None]], dim=1)
+
+    def _widened(self, expression: Tensor, rows: Tensor, covariates: Tensor) -> Tensor:
+        """First layer before its activation, of what was aggregated: expression, features with ones, and nothing else.
+
+        Covariates are the same for all genes, so that the row sum is all that aggregation does to them.
+        """
         n_features = self.features.shape[1]
         context = self._scaled(self.context_weight) / math.sqrt(max(1, len(self.context_weight)))
-        if n_features:
-            state = state + (sampled_product(weight, self.features, edges) @ context[:n_features])[:, None, :]
-        if covariates.shape[1]:
-            # Covariates are the same for all genes, so that the row sum is all that aggregation does to them.
-            row_sum = torch.zeros_like(self.gene_bias).index_add(0, edges.target, weight)
-            state = state + row_sum[:, None, None] * (covariates @ context[n_features:])
-        return state
+        of_genes, row_sum = rows[:, :n_features] @ context[:n_features], rows[:, n_features]
+        of_cells = covariates @ context[n_features:]
+        # A unit is the sum of two outer products and a multiple of expression: as products of matrices they take one
+        # pass over the result each, forward and backward.
+        genes = torch.stack([of_genes.T, row_sum.expand_as(of_genes.T)], dim=2)
+        cells = torch.stack([torch.ones_like(of_cells.T), of_cells.T], dim=1)
+        widened = self._scaled(self.expression_weight).T @ expression.reshape(1, -1)
+        return torch.baddbmm(widened.view(-1, *expression.shape), genes, cells)
+
+    def _read_out(self, state: Tensor) -> Tensor:
+        """Prediction ``(n_genes, n_cells)`` from the last layer, ``(n_hidden, n_genes, n_cells)``."""
+        prediction = (self._scaled(self.readout) @ state.flatten(start_dim=1)).view(state.shape[1:])
+        if self.null_slot:
+            prediction = prediction * self.target_gain[:, None]
+        return prediction + self.gene_bias[:, None]
 
     def _aggregate_expression(self, residual: Tensor, weight: Tensor, edges: Edges) -> Tensor:
         """Sum messages over sources, ``(n_genes, n_cells)``."""
@@ -359,11 +331,11 @@ class RefineModule(BaseModuleClass):
         total = sampled_product(weight, message, edges)
         # For a target that is a regulator, take its own expression out of the others' messages: j's is then
         # u_j - u_i Theta_ji / Theta_ii, with u = Theta z; the second part is summed over j here.
-        target, source = self.regulator_place[edges.target], self.regulator_place[edges.source]
+        target, source = (self.regulator_place.index_select(0, genes) for genes in (edges.target, edges.source))
         among = ((target >= 0) & (source >= 0) & (target != source)).nonzero().flatten()
         target, source = target[among], source[among]
         share = self.precision[source, target] / (self.precision.diagonal()[target] * self.own_scale[source])
-        back = torch.zeros_like(self.own_scale).index_add(0, target, weight[among] * share)
+        back = torch.zeros_like(self.own_scale).index_add(0, target, weight.index_select(0, among) * share)
         return total.index_add(0, self.regulators, -back[:, None] * own)
 
     def _scaled(self, matrix: Tensor) -> Tensor:
@@ -383,78 +355,6 @@ class RefineModule(BaseModuleClass):
         if scored is not None:
             per_cell = (error * scored).sum(dim=0) / scored.sum(dim=0).clamp(min=1)
         return LossOutput(loss=per_cell.mean(), reconstruction_loss=per_cell)
-
-    def penalty(self) -> Tensor:
-        """Cost of edges at the present logits, on the scale of the loss (per gene)."""
-        prior = self.candidates.prior
-        confidence = torch.sigmoid(self.logit)
-        target, source = self.candidates.genes(torch.arange(self.candidates.size, device=self.logit.device))
-        cost = self.absent_penalty[target]
-        cost[prior] = self.edge_penalty[target[prior]]
-        cost = cost + self.self_penalty * (target == source)
-        total = (cost * confidence).sum()
-        if self.log_odds is not None:
-            total = total + self.evidence_weight / 2 * ((self.logit - self.log_odds) ** 2).sum()
-        return total / self.n_genes
-
-    @torch.no_grad()
-    def pull_logits(self, position: Tensor, lr: float) -> None:
-        """Bring logits to where their cost has pulled them in the steps since they were last touched.
-
-        A step of gradient descent on the quadratic cost multiplies the distance to the log odds by
-        ``1 - lr * evidence_weight``, so any number of them is one power of it. Does nothing without evidence.
-
-        Parameters
-        ----------
-        position
-            Of the logits.
-        lr
-            As for :meth:`step_logits`.
-        """
-        if self.log_odds is None:
-            return
-        elapsed = self._n_steps - self.pulled[position]
-        start = self.log_odds[position]
-        self.logit[position] = (
-            start + (self.logit[position] - start) * max(0.0, 1 - lr * self.evidence_weight) ** elapsed
-        )
-        self.pulled[position] = self._n_steps
-
-    def settle_logits(self, lr: float) -> None:
-        """Bring all logits to the present step."""
-        if self._n_steps:
-            self.pull_logits(torch.arange(self.candidates.size, device=self.logit.device), lr)
-            self.pulled.zero_()
-            self._n_steps = 0
-
-    @torch.no_grad()
-    def step_logits(self, edges: Edges, gradient: Tensor, lr: float) -> None:
-        """Move the logits of sampled edges down the gradient of loss and penalty, divided by each edge's sampling rate.
-
-        Plain gradient descent: an edge that is sampled rarely moves as far, on average, as one that is always sampled,
-        and penalty and loss keep the proportion in which they stand in the objective. The quadratic cost pulls every
-        logit in every step, sampled or not: see :meth:`pull_logits`, to be called before the loss is computed.
-
-        Parameters
-        ----------
-        edges
-            The edges.
-        gradient
-            Of the loss (per gene) with respect to their logits.
-        lr
-            Step length, for the loss summed over targets.
-        """
-        logit = self.logit[edges.position]
-        cost = torch.where(edges.in_prior, self.edge_penalty[edges.target], self.absent_penalty[edges.target])
-        cost = cost + self.self_penalty * (edges.target == edges.source)
-        confidence = torch.sigmoid(logit)
-        rate = torch.where(edges.in_prior, self.p_keep, self.p_add)
-        step = lr * (self.n_genes * gradient + cost * confidence * (1 - confidence)) / rate
-        # No single outlying cell moves an edge by more than 1.
-        step = step.clamp(-1.0, 1.0)
-        self._n_steps += 1
-        self.pull_logits(edges.position, lr)
-        self.logit[edges.position] = (self.logit[edges.position] - step).clamp(-MAX_LOGIT, MAX_LOGIT)
 
 
 def _check_options(

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import torch
 from mudata import MuData
 from scipy import sparse
 
+from scgraphvci._constants import SPLITS
 from scgraphvci.data._read import modality as modality_of
 from scgraphvci.model._refiner import GRNRefiner
+
+RESTART_SPLIT = "_scgraphvci_restart"
 
 
 def refine_grn(
@@ -28,6 +33,7 @@ def refine_grn(
     control: str = "control",
     max_epochs: int | None = None,
     threshold: float = 0.2,
+    n_restarts: int = 1,
     seed: int = 0,
     copy: bool = False,
     model_kwargs: dict[str, Any] | None = None,
@@ -63,9 +69,13 @@ def refine_grn(
         Passes over the training cells; enough for 500 steps if None, or 2,000 without evidence.
     threshold
         Confidence above which an edge is in the refined network.
+    n_restarts
+        Beside the refinement with all training cells, which alone gives the network and its weights, refine this many
+        times with a random half of them and another seed, and count for every edge in what share of these its
+        confidence is above the threshold: its support. 1, the default, makes no such restart. See Notes.
     seed
-        Of initial weights, batches and sampled edges. torch's own generator is left as it was. The random split of
-        cells, made where there is no `split_key`, follows ``scvi.settings.seed``.
+        Of initial weights, batches, sampled edges, and the halves of restarts. torch's own generator is left as it was.
+        The random split of cells, made where there is no `split_key`, follows ``scvi.settings.seed``.
     copy
         Write to a copy and return it.
     model_kwargs
@@ -79,6 +89,8 @@ def refine_grn(
 
     * `varp[key_added]`: CSR float32, shape ``(n_genes, n_genes)``, **row = regulator, column = target**; values are
       confidences, all above the threshold
+    * ``varp[f"{key_added}_support"]``, with restarts: CSR float32 in the same orientation, the support of every edge
+      that any restart found, whether or not the network has it; an older one is removed where there are no restarts
     * `uns[key_added]`: dict with `params` (every argument that matters, `grn_key` among them) and `n_edges`
       (numbers of edges kept, added and dropped)
 
@@ -87,8 +99,19 @@ def refine_grn(
     KeyError
         If a modality, column, layer or network is missing.
     ValueError
-        If values are missing or not finite, the network has no edges, the control has no cells, or no edge passes the
-        threshold. Then nothing is written.
+        If values are missing or not finite, the network has no edges, the control has no cells, no edge passes the
+        threshold, or `n_restarts` is below 1. Then nothing is written.
+
+    Notes
+    -----
+    Support is the selection frequency of stability selection (Meinshausen and Buehlmann, J. R. Stat. Soc. B 72:417,
+    2010), which takes half the cells without replacement. Logits start at evidence, which the cells determine: restarts
+    that changed the seed only would agree on nearly all edges. Half the cells carry less evidence, so support is
+    cautious: an edge a little above the threshold has a support of about one half. It says how far chance among cells
+    decides over an edge, and no more: false edges that rest on a common cause are found again in every half, and on
+    simulated screens support told true from false edges no better than confidence did. Cells are drawn one by one, so
+    it does not tell what another donor would have shown either. :func:`scgraphvci.grn.get_grn`, `to_frame` and
+    `to_networkx` return it with the edges; select edges by it before `to_decoupler` or `to_celloracle`.
 
     Examples
     --------
@@ -98,38 +121,36 @@ def refine_grn(
     >>> adata.varp["grn_refined"].shape
     (60, 60)
     """
+    if n_restarts < 1:
+        msg = f"n_restarts={n_restarts} must be at least 1, which makes none; 20 or more give a support worth reading."
+        raise ValueError(msg)
     table = _table(adata, modality)
     work = _light_copy(table, layer, grn_key, gene_features_key)
-    GRNRefiner.setup_anndata(
-        work,
-        grn_key=grn_key,
-        split_key=split_key,
-        categorical_covariate_keys=categorical_covariate_keys,
-        gene_features_key=gene_features_key,
-        perturbation_key=perturbation_key,
-        control=control,
-    )
-    plan_kwargs = {"seed": seed, "threshold": threshold, **train_kwargs.pop("plan_kwargs", {})}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = GRNRefiner(work, **(model_kwargs or {}))
-        model.train(max_epochs=max_epochs, plan_kwargs=plan_kwargs, **train_kwargs)
-    refined = model.get_refined_grn(threshold)
-    model.deregister_manager(work)
-
-    above = refined[refined["status"] != "dropped"]
-    if above.empty:
+    setup = {
+        "grn_key": grn_key,
+        "split_key": split_key,
+        "categorical_covariate_keys": categorical_covariate_keys,
+        "gene_features_key": gene_features_key,
+        "perturbation_key": perturbation_key,
+        "control": control,
+    }
+    task = _Task(work, threshold, setup, model_kwargs or {}, {"max_epochs": max_epochs, **train_kwargs})
+    fit = task.refine(seed)
+    if fit.found.empty:
         msg = (
-            f"No edge has a confidence above threshold={threshold} (largest {refined['weight'].max():.3f}). Lower "
+            f"No edge has a confidence above threshold={threshold} (largest {fit.edges['weight'].max():.3f}). Lower "
             "`threshold`."
         )
         raise ValueError(msg)
+    support = task.support(fit, n_restarts, seed) if n_restarts > 1 else None
+
     adata = adata.copy() if copy else adata
     table = _table(adata, modality)
-    genes = table.var_names.astype(str)
-    index = genes.get_indexer(above["source"]), genes.get_indexer(above["target"])
-    shape = (table.n_vars, table.n_vars)
-    table.varp[key_added] = sparse.csr_matrix((above["weight"].to_numpy(dtype=np.float32), index), shape=shape)
+    table.varp[key_added] = _matrix(fit.found, fit.found["weight"], table.var_names)
+    if support is not None:
+        table.varp[f"{key_added}_support"] = support
+    elif f"{key_added}_support" in table.varp:  # of an earlier network
+        del table.varp[f"{key_added}_support"]
     params = {
         "grn_key": grn_key,
         "layer": layer,
@@ -138,17 +159,94 @@ def refine_grn(
         "gene_features_key": gene_features_key,
         "perturbation_key": perturbation_key,
         "control": None if perturbation_key is None else control,
-        "max_epochs": len(model.history["train_loss"]),
+        "max_epochs": fit.n_epochs,
         "threshold": threshold,
+        "n_restarts": n_restarts if n_restarts > 1 else None,
         "seed": seed,
         "orientation": "row = regulator, column = target",
-        **{name: str(value) for name, value in (model_kwargs or {}).items()},
+        **{name: _described(value) for name, value in (model_kwargs or {}).items()},
     }
     table.uns[key_added] = {
         "params": {name: value for name, value in params.items() if value is not None},
-        "n_edges": {status: int((refined["status"] == status).sum()) for status in ("kept", "added", "dropped")},
+        "n_edges": {status: int((fit.edges["status"] == status).sum()) for status in ("kept", "added", "dropped")},
     }
     return adata if copy else None
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """What is left of one refinement: its edges, the cells it used and its number of epochs."""
+
+    edges: pd.DataFrame
+    train_cells: np.ndarray
+    validation_cells: np.ndarray
+    n_epochs: int
+
+    @property
+    def found(self) -> pd.DataFrame:
+        """Edges above the threshold."""
+        return self.edges[self.edges["status"] != "dropped"]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What refinements of one network share."""
+
+    work: ad.AnnData
+    threshold: float
+    setup: dict[str, Any]
+    model_kwargs: dict[str, Any]
+    train_kwargs: dict[str, Any]
+
+    def refine(self, seed: int) -> _Fit:
+        """Refine once; the model and its registration are gone afterwards."""
+        GRNRefiner.setup_anndata(self.work, **self.setup)
+        plan_kwargs = {"seed": seed, "threshold": self.threshold, **self.train_kwargs.get("plan_kwargs", {})}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = GRNRefiner(self.work, **self.model_kwargs)
+            model.train(**{**self.train_kwargs, "plan_kwargs": plan_kwargs})
+        edges = model.get_refined_grn(self.threshold)
+        model.deregister_manager(self.work)
+        cells = np.asarray(model.train_indices), np.asarray(model.validation_indices)
+        return _Fit(edges, *cells, n_epochs=len(model.history["train_loss"]))
+
+    def support(self, fit: _Fit, n_restarts: int, seed: int) -> sparse.csr_matrix:
+        """Share of the refinements with random halves of the training cells that find an edge, source x target."""
+        rng = np.random.default_rng(seed)
+        left_out = np.full(self.work.n_obs, SPLITS.OOD, dtype=object)
+        left_out[fit.validation_cells] = SPLITS.TEST
+        total = sparse.csr_matrix((self.work.n_vars, self.work.n_vars), dtype=np.float32)
+        for _ in range(n_restarts):
+            split = left_out.copy()
+            split[rng.choice(fit.train_cells, (len(fit.train_cells) + 1) // 2, replace=False)] = SPLITS.TRAIN
+            self.work.obs[RESTART_SPLIT] = split
+            found = self._restart().refine(int(rng.integers(2**31))).found
+            total = total + _matrix(found, np.ones(len(found)), self.work.var_names)
+        total.data /= n_restarts
+        return total
+
+    def _restart(self) -> _Task:
+        """The same with the split of a restart in place of any other."""
+        train_kwargs = {k: v for k, v in self.train_kwargs.items() if k not in ("train_size", "validation_size")}
+        plan_kwargs = {k: v for k, v in train_kwargs.get("plan_kwargs", {}).items() if k != "seed"}
+        return replace(
+            self,
+            setup={**self.setup, "split_key": RESTART_SPLIT},
+            train_kwargs={**train_kwargs, "plan_kwargs": plan_kwargs},
+        )
+
+
+def _matrix(edges: pd.DataFrame, values: Any, genes: pd.Index) -> sparse.csr_matrix:
+    """Return values of edges as a matrix, source x target."""
+    genes = genes.astype(str)
+    index = tuple(genes.get_indexer(pd.Index(edges[name])) for name in ("source", "target"))
+    return sparse.csr_matrix((np.asarray(values, dtype=np.float32), index), shape=(len(genes), len(genes)))
+
+
+def _described(value: Any) -> str:
+    """Text of an argument for `uns`, of a frame its size."""
+    return f"{len(value)} pairs" if isinstance(value, pd.DataFrame) else str(value)
 
 
 def _table(adata: ad.AnnData | MuData, modality: str) -> ad.AnnData:

@@ -73,7 +73,7 @@ class RefinePlan(TrainingPlan):
         """Return the reconstruction loss under a fresh mask."""
         edges = self.module.sample_edges(self._generator)
         self.module.pull_logits(edges.position, self.logit_lr)
-        logit = self.module.logit[edges.position].requires_grad_()
+        logit = self.module.logit.index_select(0, edges.position).requires_grad_()
         self._sampled = (edges, logit)
         output = self._step(batch, edges, logit)
         if not torch.isfinite(output.loss):
