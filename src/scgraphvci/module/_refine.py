@@ -12,15 +12,13 @@ from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import Tensor, nn
 
 from scgraphvci._constants import KEYS
+from scgraphvci.data._edge_posterior import edge_posterior
 from scgraphvci.module._sampled_graph import CandidateEdges, Edges, edge_softmax, sampled_product
 
 if TYPE_CHECKING:
     from scgraphvci.data._refine_statistics import RefineStatistics
 
 MAX_LOGIT = 12.0  # sigmoid(-12) = 6e-6: beyond it a confidence says nothing more
-USUAL_EVIDENCE = 0.75  # quantile over pairs outside the prior
-CHANCE_EVIDENCE = math.log1p(2.7055)  # log(1 + T^2) exceeds it in one of ten pairs if T is standard normal
-START_CONFIDENCE = 0.2  # of an edge of the prior with that evidence
 HIDDEN_SHARE = 0.2
 MIN_COVARIANCE = 0.0125  # a weaker pull is not felt within the default number of steps
 
@@ -54,8 +52,6 @@ class RefineModule(BaseModuleClass):
         Start logits at what the training cells say of each edge (:func:`scgraphvci.data._edge_evidence.edge_evidence`)
         and hold them there: the log odds l, see Notes, are the mean of a normal prior of the logit. Its cost,
         ``evidence_weight / 2 * (L - l)^2`` for every edge, takes the place of the edge penalty.
-    prior_log_odds
-        What being in the prior adds to the log odds of an edge.
     evidence_weight
         See `evidence`, on the scale of `edge_penalty`. A logit settles at l less the derivative of the loss with
         respect to it divided by this.
@@ -91,11 +87,9 @@ class RefineModule(BaseModuleClass):
 
     Notes
     -----
-    The log odds are ``E - t - prior_log_odds * [not in prior] + logit(0.2)`` with E the evidence and t what three
-    quarters of the pairs outside the prior do not reach. Nearly all of these are false, so this is a level of chance
-    that holds under confounding too. It is at least what nine in ten pairs of independent genes do not reach. So at a
-    threshold of 0.2 an edge of the prior is kept if its evidence is in the top quarter of what false edges have, and a
-    pair outside the prior is added if it has `prior_log_odds` more. Logits are kept within 12 of 0.
+    The log odds are linear in the evidence, ``slope * E + intercept``, with an intercept for pairs of the prior and one
+    for others: :func:`scgraphvci.data._edge_posterior.edge_posterior` estimates them from how evidence differs between
+    these groups, so that their sigmoid is the probability that an edge is real. Logits are kept within 12 of 0.
     """
 
     logit: Tensor
@@ -127,7 +121,6 @@ class RefineModule(BaseModuleClass):
         n_layers: int = 1,
         n_hidden: int = 8,
         evidence: bool = True,
-        prior_log_odds: float = 4.0,
         evidence_weight: float = 0.1,
         p_keep: float = 0.982,
         p_add: float = 0.018,
@@ -147,7 +140,6 @@ class RefineModule(BaseModuleClass):
             "edge_penalty": edge_penalty,
             "absent_penalty": absent_penalty,
             "self_penalty": self_penalty,
-            "prior_log_odds": prior_log_odds,
             "evidence_weight": evidence_weight,
         }
         _check_options(n_layers, n_hidden, {"p_keep": p_keep, "p_add": p_add}, penalties, gain)
@@ -166,7 +158,7 @@ class RefineModule(BaseModuleClass):
         logit[self.candidates.prior] = prior_logit
         logit[self.candidates.excluded] = -MAX_LOGIT
         self.register_buffer("logit", logit)
-        self.prior_log_odds, self.evidence_weight = prior_log_odds, evidence_weight
+        self.evidence_weight = evidence_weight
         self.register_buffer("log_odds", logit.clone() if evidence else None)
         # How many steps' pull towards the log odds each logit has had, of those taken since they were last settled.
         pulled = torch.zeros(self.candidates.size if evidence else 0, dtype=torch.int32)
@@ -235,11 +227,12 @@ class RefineModule(BaseModuleClass):
             msg = "Log odds need evidence: compute the statistics with `evidence=True`."
             raise ValueError(msg)
         found = self._of_candidates(evidence)
-        absent = self.candidates.absent(torch.arange(self.candidates.n_absent, device=found.device))
-        usual = float(np.quantile(found[absent].cpu().numpy(), USUAL_EVIDENCE)) if len(absent) else 0.0
-        found -= max(usual, CHANCE_EVIDENCE) + self.prior_log_odds
-        found += math.log(START_CONFIDENCE / (1 - START_CONFIDENCE))
-        found[self.candidates.prior] += self.prior_log_odds
+        prior = self.candidates.prior
+        target, source = self.candidates.genes(prior)
+        outside = self.candidates.absent(torch.arange(self.candidates.n_absent, device=found.device))
+        posterior = edge_posterior(found[prior[target != source]].cpu().numpy(), found[outside].cpu().numpy())
+        found.mul_(posterior.slope).add_(posterior.outside)
+        found[prior] += posterior.within - posterior.outside
         found[self.candidates.excluded] = -MAX_LOGIT
         log_odds.copy_(found.clamp(-MAX_LOGIT, MAX_LOGIT))
         self.logit.copy_(log_odds)

@@ -69,7 +69,7 @@ def refine_grn(
     copy
         Write to a copy and return it.
     model_kwargs
-        Passed to :class:`scgraphvci.GRNRefiner`, such as `preset`, `candidates`, `prior_log_odds`.
+        Passed to :class:`scgraphvci.GRNRefiner`, such as `preset`, `candidates`, `evidence_weight`.
     **train_kwargs
         Passed to :meth:`scgraphvci.GRNRefiner.train`.
 
