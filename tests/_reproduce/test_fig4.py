@@ -85,5 +85,5 @@ def test_figure_and_files(fig4, tmp_path):
 def test_notes_say_what_was_refined(fig4):
     n_train = (datasets.simulate(**FAST_SCREEN, seed=0).obs["split"] == "train").sum()
     notes = " ".join(fig4.report.notes)
-    for words in (f"{n_train} training cells", "2 epochs", "above 0.2", "simulated from"):
+    for words in (f"{n_train} training cells", "2 epochs", "above 0.3", "simulated from"):
         assert words in notes

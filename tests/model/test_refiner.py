@@ -70,13 +70,14 @@ def test_separates_true_from_false_edges(model: GRNRefiner, screen: ad.AnnData) 
     prior = frame[frame["in_prior"]]
     assert auroc(prior["effect"] != 0, prior["weight"]) > 0.95
     kept, added = frame[frame["status"] == "kept"], frame[frame["status"] == "added"]
-    assert (kept["effect"] != 0).mean() > 0.75 and len(kept) > 0.8 * (prior["effect"] != 0).sum()
-    assert (added["effect"] != 0).mean() > 0.9 and len(added) > 0
+    assert (kept["effect"] != 0).mean() >= 0.85 and len(kept) > 0.8 * (prior["effect"] != 0).sum()
+    missing = screen.varp["grn_true"].nnz - (prior["effect"] != 0).sum()
+    assert (added["effect"] != 0).mean() > 0.9 and len(added) > 0.3 * missing
     every = model.get_refined_grn(1e-5)
     outside = every[~every["in_prior"]]
     index = screen.var_names.get_indexer(outside["source"]), screen.var_names.get_indexer(outside["target"])
     true = pd.Series(np.asarray(screen.varp["grn_true"][index]).ravel() != 0, index=outside.index)
-    assert true.sum() > 0.9 * (screen.varp["grn_true"].nnz - (prior["effect"] != 0).sum())
+    assert true.sum() > 0.9 * missing
     assert auroc(true, outside["weight"]) > 0.95
     assert (np.sign(kept["effect"]) == kept["sign"])[kept["effect"] != 0].mean() > 0.98
 
@@ -86,7 +87,7 @@ def test_frame(model: GRNRefiner, screen: ad.AnnData) -> None:
     assert list(frame.columns) == ["source", "target", "weight", "sign", "in_prior", "status"]
     assert frame["weight"].is_monotonic_decreasing
     assert (frame["in_prior"] == frame["status"].isin(["kept", "dropped"])).all()
-    assert ((frame["weight"] > 0.2) == frame["status"].isin(["kept", "added"])).all()
+    assert ((frame["weight"] > 0.3) == frame["status"].isin(["kept", "added"])).all()
     assert frame["in_prior"].sum() == screen.varp["grn"].nnz
     assert not frame.duplicated(["source", "target"]).any()
     assert len(model.get_refined_grn(0.9)) <= len(frame)

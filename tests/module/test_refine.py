@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from scipy import sparse
 
 from scgraphvci._constants import KEYS
+from scgraphvci.data._edge_posterior import edge_posterior
 from scgraphvci.data._refine_statistics import RIDGE, refine_statistics
 from scgraphvci.module._refine import RefineModule
 
@@ -247,22 +248,22 @@ def test_logit_steps_are_those_of_the_objective() -> None:
 
 
 @pytest.mark.parametrize("pairs", [None, np.array([[0, 2, 4, 5], [9, 9, 10, 11]])])
-def test_logits_start_at_the_log_odds(pairs) -> None:
-    module, _ = ready(evidence=True, prior_log_odds=3.0, pairs=pairs)
+@pytest.mark.parametrize("n_layers", [1, 2])
+def test_logits_start_at_the_log_odds(pairs, n_layers: int) -> None:
+    module, _ = ready(evidence=True, pairs=pairs, n_layers=n_layers)
     expression, stratum = data()
     evidence = statistics(module, expression, stratum).evidence
-    target, source = module.candidates.genes(torch.arange(module.candidates.size))
+    target, source = (genes.numpy() for genes in module.candidates.genes(torch.arange(module.candidates.size)))
     found = evidence[target, np.searchsorted(module.candidates.sources, source)]
-    in_prior = np.isin(np.arange(module.candidates.size), module.candidates.prior)
-    off = (target != source).numpy()
-    usual = max(np.quantile(found[off & ~in_prior], 0.75), math.log1p(1.645**2))
-    expected = np.clip(found - usual - 3.0 * ~in_prior + math.log(0.25), -12, 12)
-    np.testing.assert_allclose(module.log_odds[off], expected[off], atol=1e-3)
+    off = target != source
+    in_prior = np.isin(target * N + source, PRIOR[1] * N + PRIOR[0])
+    assert in_prior.sum() == PRIOR.shape[1]
+    posterior = edge_posterior(found[in_prior], found[off & ~in_prior])  # self-loops teach nothing
+    expected = np.clip(posterior.slope * found + np.where(in_prior, posterior.within, posterior.outside), -12, 12)
+    np.testing.assert_allclose(module.log_odds[off], expected[off], atol=1e-4)
     torch.testing.assert_close(module.logit, module.log_odds)
-    assert torch.all(module.logit[torch.as_tensor(~off)] == -12)
-    # At the default threshold an edge of the prior is kept for what few pairs outside of it have.
-    kept = torch.sigmoid(module.logit[module.candidates.prior]).numpy() > 0.2
-    np.testing.assert_array_equal(kept, found[in_prior] > usual)
+    if n_layers == 1:
+        assert torch.all(module.logit[torch.as_tensor(~off)] == -12)
 
 
 def test_pull_is_that_of_the_dense_cost_under_gradient_descent() -> None:

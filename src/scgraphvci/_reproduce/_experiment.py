@@ -61,7 +61,7 @@ MODELS: dict[str, Contender] = {
 GRAPH_MODELS = [name for name, contender in MODELS.items() if contender.grn_key is not None]
 EFFECT_MODELS = [name for name, contender in MODELS.items() if contender.cls is GraphVCI]
 FAST_EPOCHS = 2
-THRESHOLD = 0.2  # confidence above which an edge is in the refined network
+THRESHOLD = 0.3  # confidence above which an edge is in the refined network
 FAST_SCREEN: dict[str, Any] = {"n_cells": 400, "n_genes": 80, "n_perturbations": 4, "n_cell_types": 2, "n_donors": 2}
 
 

@@ -13,9 +13,10 @@ Centred influence values (the arm mean of the residuals is a ratio with an estim
 .. math::
     \phi_k = m_k - \bar m + \frac{n}{n_a} 1[T_k = a] \left(Y_k - m_k - (\bar Y_a - \bar m_a)\right)
 
-for robust with :math:`s = 1`, else with :math:`s m` for :math:`m`; :math:`m = 0` gives observed. The contrast to a reference subtracts the influence values of the same cells.
-Whatever the estimator, :math:`\phi_k` is linear in the variables of the cell, with coefficients that depend on its
-stratum and role alone. Its sum and its sum of squares therefore need first and second moments only.
+for robust with :math:`s = 1`, else with :math:`s m` for :math:`m`; :math:`m = 0` gives observed. The contrast to a
+reference subtracts the influence values of the same cells. Whatever the estimator, :math:`\phi_k` is linear in the
+variables of the cell, with coefficients that depend on its stratum and role alone. Its sum and its sum of squares
+therefore need first and second moments only.
 """
 
 from __future__ import annotations

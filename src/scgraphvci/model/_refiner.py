@@ -74,13 +74,17 @@ class GRNRefiner(SafeSavingMixin, RefinerSetupMixin, UnsupervisedTrainingMixin, 
     -----
     What confidences mean. Logits start at evidence in the training cells: how far a regulator and its target vary
     together given all other regulators and, where treatments are registered, how far the target shifts when the
-    regulator is perturbed, given what other shifted regulators explain. An edge of the prior needs less of it. At the
-    default threshold of .2 an edge of the prior is kept if its evidence is above what three quarters of the pairs
-    outside the prior have. The network then moves logits by what edges add to the prediction of their targets, against
-    a cost of leaving the evidence; see :class:`scgraphvci.module.RefineModule`. On simulated screens it is the evidence
-    that finds the true edges: training adds nothing measurable to it, and the default cost keeps confidences close.
-    Confidences are no calibrated probabilities and say nothing about direction beyond the candidates; association with
-    an unmeasured common cause raises them too.
+    regulator is perturbed, given what other shifted regulators explain. How much of it makes an edge probable is
+    learned from the prior: real edges are listed there more often than others, so the confidence of an edge is an
+    estimate of the probability that it is real (one less its local false discovery rate). At the default threshold of
+    .3 an edge is in the network if about one in three edges like it is real. On simulated screens of 5,000 cells
+    confidences differ from the share of real edges by a few hundredths; those within the prior are too low by .1 to .2
+    where evidence is weak, and those outside where the prior misses most real edges. A prior that lists edges at random
+    teaches nothing: then nearly all confidences are low. The network then moves logits by what edges add to the
+    prediction of their targets, against a cost of leaving the evidence; see :class:`scgraphvci.module.RefineModule`. On
+    simulated screens it is the evidence that finds the true edges: training adds nothing measurable to it, and the
+    default cost keeps confidences close. Confidences say nothing about direction beyond the candidates. An unmeasured
+    common cause raises them too, unless the prior lists such pairs no more often than others.
 
     Examples
     --------
@@ -238,7 +242,7 @@ class GRNRefiner(SafeSavingMixin, RefinerSetupMixin, UnsupervisedTrainingMixin, 
         return np.asarray(self.adata_manager.get_from_registry(KEYS.INTERVENTION)).ravel().astype(np.int64)
 
     @torch.no_grad()
-    def get_refined_grn(self, threshold: float = 0.2) -> pd.DataFrame:
+    def get_refined_grn(self, threshold: float = 0.3) -> pd.DataFrame:
         """Return the refined network.
 
         Parameters
@@ -260,7 +264,7 @@ class GRNRefiner(SafeSavingMixin, RefinerSetupMixin, UnsupervisedTrainingMixin, 
         """
         self._check_if_trained(warn=True)
         if not 0 < threshold < 1:
-            msg = f"threshold={threshold} must lie between 0 and 1; 0.2 is the default."
+            msg = f"threshold={threshold} must lie between 0 and 1; 0.3 is the default."
             raise ValueError(msg)
         module = self.module
         edges = module.active_edges(threshold)

@@ -9,12 +9,10 @@ import torch
 from scvi.module.base import BaseModuleClass
 from torch import Tensor
 
+from scgraphvci.data._edge_posterior import edge_posterior
 from scgraphvci.module._sampled_graph import CandidateEdges, Edges
 
 MAX_LOGIT = 12.0  # sigmoid(-12) = 6e-6: beyond it a confidence says nothing more
-USUAL_EVIDENCE = 0.75  # quantile over pairs outside the prior
-CHANCE_EVIDENCE = math.log1p(2.7055)  # log(1 + T^2) exceeds it in one of ten pairs if T is standard normal
-START_CONFIDENCE = 0.2  # of an edge of the prior with that evidence
 
 
 class EdgeLogits(BaseModuleClass):
@@ -28,7 +26,7 @@ class EdgeLogits(BaseModuleClass):
     ----------
     candidates
         The candidate edges.
-    evidence, prior_log_odds, evidence_weight, p_keep, p_add, edge_penalty, absent_penalty, self_penalty
+    evidence, evidence_weight, p_keep, p_add, edge_penalty, absent_penalty, self_penalty
     prior_logit, absent_logit
         See :class:`scgraphvci.module.RefineModule`.
     """
@@ -44,7 +42,6 @@ class EdgeLogits(BaseModuleClass):
         candidates: CandidateEdges,
         *,
         evidence: bool,
-        prior_log_odds: float,
         evidence_weight: float,
         p_keep: float,
         p_add: float,
@@ -57,7 +54,7 @@ class EdgeLogits(BaseModuleClass):
         super().__init__()
         self.candidates, self.n_genes = candidates, candidates.n_genes
         self.p_keep, self.p_add = p_keep, p_add
-        self.prior_log_odds, self.evidence_weight, self.self_penalty = prior_log_odds, evidence_weight, self_penalty
+        self.evidence_weight, self.self_penalty = evidence_weight, self_penalty
         logit = torch.full((candidates.size,), absent_logit)
         logit[candidates.prior] = prior_logit
         logit[candidates.excluded] = -MAX_LOGIT
@@ -82,11 +79,12 @@ class EdgeLogits(BaseModuleClass):
             msg = "Log odds need evidence: compute the statistics with `evidence=True`."
             raise ValueError(msg)
         found = self._of_candidates(evidence)
-        absent = self.candidates.absent(torch.arange(self.candidates.n_absent, device=found.device))
-        usual = float(np.quantile(found[absent].cpu().numpy(), USUAL_EVIDENCE)) if len(absent) else 0.0
-        found -= max(usual, CHANCE_EVIDENCE) + self.prior_log_odds
-        found += math.log(START_CONFIDENCE / (1 - START_CONFIDENCE))
-        found[self.candidates.prior] += self.prior_log_odds
+        prior = self.candidates.prior
+        target, source = self.candidates.genes(prior)
+        outside = self.candidates.absent(torch.arange(self.candidates.n_absent, device=found.device))
+        posterior = edge_posterior(found[prior[target != source]].cpu().numpy(), found[outside].cpu().numpy())
+        found.mul_(posterior.slope).add_(posterior.outside)
+        found[prior] += posterior.within - posterior.outside
         found[self.candidates.excluded] = -MAX_LOGIT
         log_odds.copy_(found.clamp(-MAX_LOGIT, MAX_LOGIT))
         self.logit.copy_(log_odds)
@@ -95,7 +93,7 @@ class EdgeLogits(BaseModuleClass):
         """Draw the hard mask of a training step."""
         return self.candidates.sample(self.p_keep, self.p_add, generator)
 
-    def active_edges(self, threshold: float = 0.2) -> Edges:
+    def active_edges(self, threshold: float = 0.3) -> Edges:
         """Return the edges used outside training: the prior's pairs and whatever exceeds the confidence threshold."""
         active = self.logit > math.log(threshold / (1 - threshold))
         active[self.candidates.prior] = True

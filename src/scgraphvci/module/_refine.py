@@ -51,8 +51,6 @@ class RefineModule(EdgeLogits):
         Start logits at what the training cells say of each edge (:func:`scgraphvci.data._edge_evidence.edge_evidence`)
         and hold them there: the log odds l, see Notes, are the mean of a normal prior of the logit. Its cost,
         ``evidence_weight / 2 * (L - l)^2`` for every edge, takes the place of the edge penalty.
-    prior_log_odds
-        What being in the prior adds to the log odds of an edge.
     evidence_weight
         See `evidence`, on the scale of `edge_penalty`. A logit settles at l less the derivative of the loss with
         respect to it divided by this.
@@ -88,11 +86,9 @@ class RefineModule(EdgeLogits):
 
     Notes
     -----
-    The log odds are ``E - t - prior_log_odds * [not in prior] + logit(0.2)`` with E the evidence and t what three
-    quarters of the pairs outside the prior do not reach. Nearly all of these are false, so this is a level of chance
-    that holds under confounding too. It is at least what nine in ten pairs of independent genes do not reach. So at a
-    threshold of 0.2 an edge of the prior is kept if its evidence is in the top quarter of what false edges have, and a
-    pair outside the prior is added if it has `prior_log_odds` more. Logits are kept within 12 of 0.
+    The log odds are linear in the evidence, ``slope * E + intercept``, with an intercept for pairs of the prior and one
+    for others: :func:`scgraphvci.data._edge_posterior.edge_posterior` estimates them from how evidence differs between
+    these groups, so that their sigmoid is the probability that an edge is real. Logits are kept within 12 of 0.
     """
 
     sign: Tensor
@@ -119,7 +115,6 @@ class RefineModule(EdgeLogits):
         n_layers: int = 1,
         n_hidden: int = 8,
         evidence: bool = True,
-        prior_log_odds: float = 4.0,
         evidence_weight: float = 0.1,
         p_keep: float = 0.982,
         p_add: float = 0.018,
@@ -138,7 +133,6 @@ class RefineModule(EdgeLogits):
             "edge_penalty": edge_penalty,
             "absent_penalty": absent_penalty,
             "self_penalty": self_penalty,
-            "prior_log_odds": prior_log_odds,
             "evidence_weight": evidence_weight,
         }
         _check_options(n_layers, n_hidden, {"p_keep": p_keep, "p_add": p_add}, penalties, gain)
@@ -146,7 +140,6 @@ class RefineModule(EdgeLogits):
         super().__init__(
             CandidateEdges(n_genes, prior, sources, pairs, self_loops=not hide_self or n_layers > 1),
             evidence=evidence,
-            prior_log_odds=prior_log_odds,
             evidence_weight=evidence_weight,
             p_keep=p_keep,
             p_add=p_add,

@@ -32,7 +32,7 @@ def refine_grn(
     perturbation_key: str | None = None,
     control: str = "control",
     max_epochs: int | None = None,
-    threshold: float = 0.2,
+    threshold: float = 0.3,
     n_restarts: int = 1,
     seed: int = 0,
     copy: bool = False,
@@ -79,7 +79,7 @@ def refine_grn(
     copy
         Write to a copy and return it.
     model_kwargs
-        Passed to :class:`scgraphvci.GRNRefiner`, such as `preset`, `candidates`, `prior_log_odds`.
+        Passed to :class:`scgraphvci.GRNRefiner`, such as `preset`, `candidates`, `evidence_weight`.
     **train_kwargs
         Passed to :meth:`scgraphvci.GRNRefiner.train`.
 

@@ -43,7 +43,7 @@ class RefinePlan(TrainingPlan):
         *,
         lr: float = 3e-3,
         logit_lr: float = 3.0,
-        threshold: float = 0.2,
+        threshold: float = 0.3,
         seed: int = 0,
         weight_decay: float = 0.0,
         eps: float = 1e-8,
