@@ -44,7 +44,7 @@ def main() -> None:
     options.add_argument("--model", action="append", metavar="KEY=VALUE,...", help="a model of the second table")
     args = options.parse_args()
     variants = {text: keyword_arguments(text) for text in args.model or [""]}
-    runs = pd.concat(run(name, kwargs, args) for name, kwargs in variants.items())
+    runs = pd.concat(frame for name, kwargs in variants.items() for frame in run(name, kwargs, args))
     seeds = f"Seeds {', '.join(map(str, args.seeds))}; screens of {', '.join(f'{n:,}' for n in args.cells)} cells."
     if args.model:
         title = "Leak and error of estimated effects, by model"
@@ -68,7 +68,8 @@ def run(name: str, kwargs: dict[str, Any], args: argparse.Namespace) -> Iterator
                 settings = dict(kwargs)
                 times = settings.pop("epochs", None)
                 model = sgv.GraphVCI(adata, **settings)
-                model.train(max_epochs=args.epochs if times is None else _epochs(adata, times))
+                epochs = args.epochs if times is None else _epochs(adata, times)
+                model.train(max_epochs=epochs, accelerator="cpu", enable_progress_bar=False)
             frame = compare(model, adata, population)
             yield frame.assign(model=name or "default", cells=n_cells, seed=seed)
 
@@ -86,7 +87,7 @@ def compare(model: sgv.GraphVCI, adata: Any, population: Any) -> pd.DataFrame:
     truth = np.stack([population.effect(t, groupby=STRATA).loc[_rows(like)].to_numpy() for t in like.treatments])
     columns = {}
     for name, one in effects.items():
-        columns[name] = np.nanmean((one.estimate - truth) ** 2, axis=2)
+        columns[name] = ((one.estimate - truth) ** 2).mean(axis=2)
         if name != "plugin":
             inside = (one.ci_low <= truth) & (truth <= one.ci_high)
             columns[f"{name} cover"] = np.where(np.isnan(one.std_error).all(axis=2), np.nan, inside.mean(axis=2))

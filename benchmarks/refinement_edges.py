@@ -28,7 +28,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "without evidence": {"evidence": False},
     "plain softmax": {"evidence": False, "null_slot": False},
 }
-BATCH, THRESHOLD, ANY_CONFIDENCE = 64, 0.2, 1e-9
+BATCH, THRESHOLD, ANY_CONFIDENCE = 64, 0.3, 1e-9
 SCOPES = ["all", "within", "outside"]
 NOTES = f"""
 Simulated screens of 5,000 cells with 20 perturbations. 1 x the steps is what training takes by default,

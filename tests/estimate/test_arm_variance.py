@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from scgraphvci.estimate import EffectSums, Groups, MarginalEffects, marginal_effects
 from scgraphvci.estimate._arm_variance import ArmVariance, trust
 
 
@@ -74,3 +76,36 @@ def test_trust_is_the_best_linear_predictor_of_what_is_due_to_the_cells_drawn() 
 def test_trust_at_the_ends() -> None:
     assert trust([5, 0, 50], [50, 50, 50], 0.0).tolist() == [1.0, 1.0, 1.0]
     assert trust([50, 0], [50, 50], 0.2).tolist() == [0.0, 1.0]  # an arm that is its stratum has nothing to correct
+
+
+def effects_of(arm_variance: float, scale: tuple[float, float] = (1.0, 1.0)) -> MarginalEffects:
+    """One screen of two strata with predictions that know the state, those of arm and reference each multiplied."""
+    rng = np.random.default_rng(3)
+    n, n_genes = 600, 4
+    stratum, state = rng.integers(2, size=n), rng.normal(size=(n, n_genes))
+    role = rng.choice(3, size=n, p=[0.1, 0.3, 0.6])
+    outcome = state + (role == 0)[:, None] + rng.normal(size=(n, n_genes))
+    groups, group = Groups.from_codes(stratum)
+    sums = EffectSums(groups, n_genes)
+    sums.update(outcome, scale[0] * (state + 1), scale[1] * state, role == 0, role == 1, group)
+    strata = pd.DataFrame({"x": ["a", "b"]})
+    return marginal_effects([("t", sums)], strata=strata, genes=list("abcd"), arm_variance=arm_variance)
+
+
+def test_the_guard_is_eq_4_with_predictions_multiplied_by_the_trust() -> None:
+    guarded = effects_of(0.02)
+    for x in range(2):
+        share = (trust(n, guarded.n_stratum[0, x], 0.02) for n in (guarded.n_treated[0, x], guarded.n_reference[0, x]))
+        multiplied = effects_of(0.0, tuple(share))
+        for name in ("robust", "observed", "std_error", "df"):
+            np.testing.assert_allclose(getattr(guarded, name)[0, x], getattr(multiplied, name)[0, x], rtol=1e-10)
+    np.testing.assert_array_equal(guarded.plugin, effects_of(0.0).plugin)  # the model's answer is what it was
+    np.testing.assert_allclose(guarded.influence.total.sum(axis=2), 0, atol=1e-5)
+    assert guarded.params["arm_variance"] == 0.02
+
+
+def test_the_guard_leads_from_eq_4_to_the_observed_mean() -> None:
+    plain, none = effects_of(0.0), effects_of(1e12)
+    np.testing.assert_allclose(none.robust, plain.observed, rtol=1e-8)
+    between = effects_of(0.02)
+    assert ((plain.std_error < between.std_error) & (between.std_error < none.std_error)).all()

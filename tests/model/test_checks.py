@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from scgraphvci.data._outcome_field import RAW_COUNTS_FROM
-from scgraphvci.model._checks import CHOICES, check_clusters, check_options, check_outcome
+from scgraphvci.model._checks import CHOICES, check_clusters, check_options, check_outcome, warn_of_few_clusters
 
 LOG = {"integer": False, "min": 0.0, "max": 6.2}
 COUNTS = {"integer": True, "min": 0.0, "max": 900.0}
@@ -85,3 +86,14 @@ def test_strata_with_several_clusters_pass_without_a_word(strata, stratum, clust
         warnings.simplefilter("error")
         check_clusters("unit", np.array(cluster), strata.reset_index(drop=True), np.array(stratum))
         check_clusters(None, None, strata, np.array(stratum))
+
+
+def test_intervals_of_few_clusters_are_explained():
+    def effects(n_clusters, status):
+        return SimpleNamespace(n_clusters=np.array(n_clusters), status=np.array(status, dtype=object))
+
+    with pytest.warns(UserWarning, match="2 of 4 rows rest on 2 or 3 clusters"):
+        warn_of_few_clusters(effects([[2, 3], [4, 2]], [["ok", "ok"], ["ok", "leak_detected"]]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_few_clusters(effects([[0, 1], [4, 2]], [["ok", "too_few_clusters"], ["ok", "too_few_cells"]]))

@@ -11,6 +11,7 @@ import pytest
 
 import scgraphvci as sgv
 from scgraphvci.estimate import EffectSums, Groups, marginal_effects
+from scgraphvci.estimate._arm_variance import ArmVariance
 from scgraphvci.model import _cross_fit as cross_fit
 from scgraphvci.model._cross_fit import assign_folds, fit_folds, repetition_seeds
 from scgraphvci.tl._rank_effects import rank_effects
@@ -41,8 +42,8 @@ def table_of(model):
     }
 
 
-def naive_effect(cells, treatment, reference, member):
-    """Eq. 4 and its parts in the cells of one stratum, one arm after the other."""
+def naive_effect(cells, treatment, reference, member, arm_variance):
+    """Eq. 4, its correction shrunk, and its parts in the cells of one stratum, one arm after the other."""
     obs, used = cells["obs"], cells["used"] & member
     robust, observed, plugin = [], [], []
     for name in [treatment] if reference is None else [treatment, reference]:
@@ -51,7 +52,9 @@ def naive_effect(cells, treatment, reference, member):
         mean = cells["outcome"][arm].mean(axis=0)
         plugin.append(predicted[used].mean(axis=0))
         observed.append(mean)
-        robust.append(mean + predicted[used].mean(axis=0) - predicted[arm].mean(axis=0))
+        by_chance = 1 / arm.sum() - 1 / used.sum()
+        share = by_chance / (by_chance + arm_variance)
+        robust.append(mean + share * (predicted[used].mean(axis=0) - predicted[arm].mean(axis=0)))
     parts = [robust, observed, plugin]
     return [part[0] if reference is None else part[0] - part[1] for part in parts]
 
@@ -87,7 +90,7 @@ def test_estimates_equal_a_computation_cell_by_cell(model, reference):
         if min(arms) == 0:
             continue
         compared += 1
-        robust, observed, plugin = naive_effect(cells, treatment, reference, member)
+        robust, observed, plugin = naive_effect(cells, treatment, reference, member, effects.params["arm_variance"])
         np.testing.assert_allclose(effects.robust[i, j], robust, atol=1e-5)
         np.testing.assert_allclose(effects.observed[i, j], observed, atol=1e-5)
         np.testing.assert_allclose(effects.plugin[i, j], plugin, atol=1e-5)
@@ -106,7 +109,7 @@ def test_coarser_groups_are_averages_of_strata_with_both_arms(model):
             size = int((cells["used"] & member).sum())
             total += size
             if min(n_arm(cells, treatment, member), n_arm(cells, "control", member)) >= 2:
-                parts.append(naive_effect(cells, treatment, "control", member))
+                parts.append(naive_effect(cells, treatment, "control", member, effects.params["arm_variance"]))
                 weights.append(size)
         if not weights:
             assert effects.status[i, j] != "ok"
@@ -115,6 +118,20 @@ def test_coarser_groups_are_averages_of_strata_with_both_arms(model):
             expected = np.average([part[k] for part in parts], axis=0, weights=weights)
             np.testing.assert_allclose(getattr(effects, name)[i, j], expected, atol=1e-5)
         np.testing.assert_allclose(effects.share[i, j], sum(weights) / total)
+
+
+def test_the_guard_measures_the_latents_of_the_cells_used(model):
+    cells = table_of(model)
+    obs = cells["obs"][cells["used"]]
+    arms = ArmVariance(obs.groupby(KEYS, observed=True).ngroup(), pd.factorize(obs["perturbation"])[0])
+    arms.update(model.get_latent_representation()[cells["used"]], np.arange(len(obs)))
+    guarded, plain = (model.marginal_effect(leak_guard=guard) for guard in (True, False))
+    np.testing.assert_allclose(guarded.params["arm_variance"], arms.estimate(), rtol=1e-5)
+    assert guarded.params["arm_variance"] > 0 == plain.params["arm_variance"]
+    np.testing.assert_array_equal(guarded.observed, plain.observed)
+    np.testing.assert_array_equal(guarded.plugin, plain.plugin)
+    known = np.isfinite(plain.robust)
+    assert (np.abs(guarded.robust - guarded.observed) < np.abs(plain.robust - plain.observed))[known].mean() > 0.8
 
 
 def test_groupby_of_nothing_averages_everything(model):
@@ -130,7 +147,7 @@ def test_pooled_takes_cells_together(model):
         member = stratum_mask(cells["obs"], stratum)
         if n_arm(cells, treatment, member) == 0:
             continue
-        robust, observed, _ = naive_effect(cells, treatment, "control", member)
+        robust, observed, _ = naive_effect(cells, treatment, "control", member, effects.params["arm_variance"])
         np.testing.assert_allclose(effects.robust[i, j], robust, atol=1e-5)
         np.testing.assert_allclose(effects.observed[i, j], observed, atol=1e-5)
     assert effects.params["pooled"] is True
@@ -162,7 +179,7 @@ def test_errors_equal_those_of_one_pass_over_all_cells(model, estimator, cluster
         estimator=estimator,
     )
     effects = model.marginal_effect(
-        treatment, groupby="cell_type", pooled=True, estimator=estimator, cluster_key=cluster_key
+        treatment, groupby="cell_type", pooled=True, estimator=estimator, cluster_key=cluster_key, leak_guard=False
     )
     assert (effects.status == expected.status).all()
     assert np.isfinite(effects.std_error).any()
@@ -352,7 +369,8 @@ def test_no_covariates_at_all(new_screen, fit):
     assert effects.strata.shape == (1, 0)
     cells = table_of(model)
     treatment = effects.treatments[0]
-    robust, _, _ = naive_effect(cells, treatment, "control", np.ones(240, dtype=bool))
+    everywhere = np.ones(240, dtype=bool)
+    robust, _, _ = naive_effect(cells, treatment, "control", everywhere, effects.params["arm_variance"])
     np.testing.assert_allclose(effects.robust[0, 0], robust, atol=1e-5)
 
 
@@ -462,8 +480,9 @@ class TestCrossFit:
         for i, treatment in enumerate(found.treatments):
             for j, stratum in enumerate(frame.to_dict("records")):
                 if found.status[i, j] in ("ok", "leak_detected"):
+                    member = stratum_mask(model.adata.obs, stratum)
                     robust, observed, plugin = naive_effect(
-                        naive, treatment, "control", stratum_mask(model.adata.obs, stratum)
+                        naive, treatment, "control", member, found.params["arm_variance"]
                     )
                     np.testing.assert_allclose(found.robust[i, j], robust, rtol=1e-4, atol=1e-5)
                     np.testing.assert_allclose(found.observed[i, j], observed, rtol=1e-4, atol=1e-5)

@@ -12,6 +12,7 @@ from scvi.model.base import BaseModelClass
 from scgraphvci.data import TreatmentTable
 from scgraphvci.data._read import require_column
 from scgraphvci.estimate import Calibration, EffectSums, Groups, coarsen_strata, marginal_effects
+from scgraphvci.model._checks import check_clusters
 from scgraphvci.module._likelihood import Likelihood, is_count
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class CalibrationMixin(_Base):
             guide = require_column(self._table(adata), guide_key, "guide_key").astype(str).to_numpy()
             arms = _guide_arms(guide[cells.cell[chosen]], guides)
         strata, reported = coarsen_strata(cells.strata, [groupby] if isinstance(groupby, str) else groupby)
+        check_clusters(cluster_key, cluster, strata, reported[stratum])
         results = {
             estimator: marginal_effects(
                 self._calibration_sums(adata, cells.cell[chosen], groups, group, arms, batch_size),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,11 @@ from scgraphvci.module._baseline import Propagation
 from scgraphvci.module._likelihood import Likelihood
 from scgraphvci.module._networks import Pooling
 from scgraphvci.module._objective import DistributionLoss
+
+if TYPE_CHECKING:
+    from scgraphvci.estimate import MarginalEffects
+
+FEW_CLUSTERS = 2, 3
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "likelihood": get_args(Likelihood),
@@ -92,6 +97,19 @@ def check_clusters(
     msg = (
         f"No stratum has two clusters of cluster_key={cluster_key!r}, so none gets an error (status "
         f"'too_few_clusters'): {why}."
+    )
+    warnings.warn(msg, UserWarning, stacklevel=3)
+
+
+def warn_of_few_clusters(effects: MarginalEffects) -> None:
+    """Warn if intervals rest on two or three clusters: they are valid, and so wide that a reader would wonder."""
+    few = (effects.status == "ok") & np.isin(effects.n_clusters, FEW_CLUSTERS)
+    if not few.any():
+        return
+    msg = (
+        f"{few.sum()} of {few.size} rows rest on 2 or 3 clusters. Their t intervals have 1 or 2 degrees of freedom (95 % "
+        "quantile 12.7 or 4.3), so they are valid and very wide. Add replicates, or average over more of them by a "
+        "coarser `groupby`."
     )
     warnings.warn(msg, UserWarning, stacklevel=3)
 

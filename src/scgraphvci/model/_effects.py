@@ -15,6 +15,7 @@ from scgraphvci.data._read import require_column
 from scgraphvci.estimate import EffectSums, Groups, MarginalEffects, coarsen_strata, marginal_effects, median_effects
 from scgraphvci.estimate._arm_variance import ArmVariance
 from scgraphvci.model._calibration import CalibrationMixin, condition_code, fewest_counts
+from scgraphvci.model._checks import check_clusters, warn_of_few_clusters
 from scgraphvci.model._cross_fit import Predictor, assign_folds, fit_folds, release, repetition_seeds
 from scgraphvci.module._likelihood import is_count
 from scgraphvci.train._splitter import not_held_out
@@ -167,6 +168,8 @@ class EffectsMixin(CalibrationMixin):
         cells = self._effect_cells(adata, groupby if pooled else None, cluster_key)
         keys = [groupby] if isinstance(groupby, str) else groupby
         strata, reported = coarsen_strata(cells.strata, None if pooled else keys)
+        if estimator != "plugin":
+            check_clusters(cluster_key, cells.cluster, strata, reported[cells.groups.stratum[cells.group]])
         control = self.treatments.control
         reference = control if reference == "control" else reference
         names = self._effect_treatments(treatments, reference)
@@ -223,10 +226,13 @@ class EffectsMixin(CalibrationMixin):
                 release(predictors)
 
         if not cross_fit:
-            return estimate([Predictor(self, adata, np.arange(cells.cell.size))])
-        if n_repeats == 1:
-            return cross_fitted(seed)
-        return median_effects(cross_fitted(one) for one in repetition_seeds(seed, n_repeats))
+            effects = estimate([Predictor(self, adata, np.arange(cells.cell.size))])
+        elif n_repeats == 1:
+            effects = cross_fitted(seed)
+        else:
+            effects = median_effects(cross_fitted(one) for one in repetition_seeds(seed, n_repeats))
+        warn_of_few_clusters(effects)
+        return effects
 
     @torch.inference_mode()
     def _arm_variance(self, predictors: list[Predictor], cells: _Cells, batch_size: int | None) -> float:
