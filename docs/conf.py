@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from importlib.metadata import metadata
+from pathlib import Path
 
 from sphinx.ext.napoleon import NumpyDocstring
 
@@ -42,6 +43,13 @@ always_use_bars_union = True
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"
+
+# Tutorials lie beside the documentation, of which Sphinx wants all sources in one folder. They are shown as stored.
+_here = Path(__file__).parent
+for _notebook in sorted((_here.parent / "tutorials").glob("*.ipynb")):
+    _copy, _text = _here / "tutorials" / _notebook.name, _notebook.read_text().replace("](../docs/", "](../")
+    if not _copy.is_file() or _copy.read_text() != _text:
+        _copy.write_text(_text)
 
 bibtex_bibfiles = ["references.bib"]
 bibtex_reference_style = "author_year"

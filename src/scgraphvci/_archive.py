@@ -69,8 +69,18 @@ def pack(contents: dict[str, Any], weights: Mapping[str, Any]) -> Archive:
 
 
 def write(archive: Archive, path: Path) -> None:
-    """Write an archive to `path`."""
-    save_file(archive.tensors, path, metadata={_CONTENTS: archive.text, _CHECKSUM: _checksum(archive)})
+    """Write an archive to `path`.
+
+    Raises
+    ------
+    OSError
+        If the system refuses, as on a full disk.
+    """
+    try:
+        save_file(archive.tensors, path, metadata={_CONTENTS: archive.text, _CHECKSUM: _checksum(archive)})
+    except SafetensorError as error:
+        msg = f"{path} could not be written ({error}). Make room or name another directory; older files are untouched."
+        raise OSError(msg) from error
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -146,4 +156,7 @@ def _checksum(archive: Archive) -> str:
 
 
 def _corrupted(path: Path, reason: Exception | str) -> ValueError:
-    return ValueError(f"{path} is not a readable model file: truncated, corrupted or of another kind ({reason}).")
+    return ValueError(
+        f"{path} is not a readable model file: truncated, corrupted or of another kind ({reason}). Take a "
+        "copy of it, or save the model again."
+    )

@@ -120,7 +120,7 @@ def test_counts_are_drawn_at_the_source_libraries_and_log_normalised(counts, pro
     first = shifts.iloc[: adata.n_vars]
     true = values[here & (obs["perturbation"] == row["treatment"]).to_numpy() & (obs["split"] == "ood").to_numpy()]
     predicted = first["predicted"] - first["true"] + true.mean(axis=0)
-    np.testing.assert_allclose(predicted, expected, atol=0.08)  # two sets of draws
+    np.testing.assert_allclose(predicted, expected, atol=0.1)  # two sets of draws
     assert np.corrcoef(predicted, expected)[0, 1] > 0.999
     baseline = pairs[pairs["predictor"] == "no change"].iloc[0]
     level = values[sources].mean(axis=0)

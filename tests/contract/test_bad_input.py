@@ -1,8 +1,15 @@
-"""Bad input: an error that names the value, what is allowed and the next step; nothing is written."""
+"""Bad input: an error that names the value, what is allowed and the next step; nothing is written or trained.
+
+Four tables, to be read line by line: what set-up refuses, what a network may not be, what new data may not be and what
+may not be asked of a model, what a file may not be. What is odd but allowed is in `test_odd_input.py`.
+"""
 
 from __future__ import annotations
 
+import errno
+import shutil
 import warnings
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
@@ -13,6 +20,7 @@ from scipy import sparse
 
 import scgraphvci as sgv
 
+DOSE, SEP = {"dose_key": "dose"}, {"combination_sep": "+"}
 SETUP = {"categorical_covariate_keys": ["cell_type", "donor"], "split_key": "split", "grn_key": "grn"}
 
 
@@ -80,13 +88,19 @@ def nan_edge(n):
     return sparse.csr_matrix(network)
 
 
-def set_names(which, axis):
+def set_names(axis):
     def change(adata):
         names = list(getattr(adata, f"{axis}_names"))
         names[1] = names[0]
         setattr(adata, f"{axis}_names", names)
 
     return change
+
+
+def unused_control(adata):
+    """A level without cells is no control, though it is among the categories."""
+    column = adata.obs["perturbation"]
+    adata.obs["perturbation"] = column.where(column != "control", column.cat.categories[-1])
 
 
 def all_in(column, value):
@@ -96,118 +110,141 @@ def all_in(column, value):
     return change
 
 
-NOTHING = None
-TABLE = [
-    # what, change of the data, arguments of the set-up, error, message
-    (
-        "no such treatment column",
-        NOTHING,
-        {"perturbation_key": "guide"},
-        KeyError,
-        "`perturbation_key`: column 'guide'",
-    ),
-    ("no such covariate", NOTHING, {"categorical_covariate_keys": ["batch"]}, KeyError, "'batch' not found.*Columns"),
-    ("covariates as text", NOTHING, {"categorical_covariate_keys": "cell_type"}, TypeError, r"\['cell_type'\]"),
-    ("continuous as text", NOTHING, {"continuous_covariate_keys": "cell_state"}, TypeError, r"\['cell_state'\]"),
-    ("covariate twice", NOTHING, {"categorical_covariate_keys": ["donor", "donor"]}, ValueError, "donor.*twice"),
-    (
-        "treatment among covariates",
-        NOTHING,
-        {"categorical_covariate_keys": ["perturbation"]},
-        ValueError,
-        "'perturbation'.*treatment",
-    ),
-    ("no such continuous covariate", NOTHING, {"continuous_covariate_keys": ["age"]}, KeyError, "'age' not found"),
-    ("no such size factor", NOTHING, {"size_factor_key": "depth"}, KeyError, "`size_factor_key`: column 'depth'"),
-    ("no such split", NOTHING, {"split_key": "fold"}, KeyError, "`split_key`: column 'fold'"),
-    ("no such dose", NOTHING, {"dose_key": "amount"}, KeyError, "`dose_key`: column 'amount'"),
-    ("no such layer", NOTHING, {"layer": "scaled"}, KeyError, r"'scaled' not found. Layers: \['counts'\]"),
-    ("no such network", NOTHING, {"grn_key": "net"}, KeyError, "`grn_key`: 'net' not found.*add_grn"),
-    ("no such features", NOTHING, {"gene_features_key": "pca"}, KeyError, "`gene_features_key`: 'pca' not found"),
-    ("control without cells", NOTHING, {"control": "ctrl"}, ValueError, "'ctrl' has no cells.*Levels: .*`control=`"),
-    ("only controls", all_in("perturbation", "control"), {}, ValueError, "holds only the control 'control'"),
-    ("NaN treatment", set_obs("perturbation", np.nan), {}, ValueError, "1 missing values"),
-    ("empty treatment", set_obs("perturbation", ""), {}, ValueError, "empty"),
-    ("NaN covariate", set_obs("donor", None), {}, ValueError, r"obs\['donor'\] has 1 missing values"),
-    ("NaN split", set_obs("split", np.nan), {}, ValueError, r"obs\['split'\] has 1 missing values"),
-    ("other split", set_obs("split", "valid"), {}, ValueError, r"'valid'.*only \['train', 'test', 'ood'\]"),
-    ("no training cells", all_in("split", "ood"), {}, ValueError, "no 'train' cells"),
-    (
-        "NaN continuous covariate",
-        add_obs("age", lambda n: np.r_[np.nan, np.ones(n - 1)]),
-        {"continuous_covariate_keys": ["age"]},
-        ValueError,
-        r"obs\['age'\] has 1 missing values",
-    ),
-    (
-        "infinite continuous covariate",
-        add_obs("age", lambda n: np.r_[np.inf, np.ones(n - 1)]),
-        {"continuous_covariate_keys": ["age"]},
-        ValueError,
-        "1 infinite values",
-    ),
-    (
-        "continuous covariate of text",
-        NOTHING,
-        {"continuous_covariate_keys": ["donor"]},
-        TypeError,
-        r"obs\['donor'\] is not numeric",
-    ),
-    (
-        "size factor of zero",
-        add_obs("depth", lambda n: np.r_[0.0, np.ones(n - 1)]),
-        {"size_factor_key": "depth"},
-        ValueError,
-        "size factors of 0.0; all must be above 0",
-    ),
-    (
-        "NaN dose",
-        add_obs("dose", lambda n: np.full(n, np.nan)),
-        {"dose_key": "dose"},
-        ValueError,
-        "Dose 'nan' of treatment 'G",
-    ),
-    (
-        "infinite dose",
-        add_obs("dose", lambda n: np.full(n, np.inf)),
-        {"dose_key": "dose"},
-        ValueError,
-        "Dose 'inf' of treatment 'G.*finite",
-    ),
-    ("negative dose", add_obs("dose", lambda n: -np.ones(n)), {"dose_key": "dose"}, ValueError, "at least 0"),
-    ("dose of text", add_obs("dose", lambda n: ["high"] * n), {"dose_key": "dose"}, ValueError, "Dose 'high'"),
-    ("dose of zero", add_obs("dose", lambda n: np.zeros(n)), {"dose_key": "dose"}, ValueError, "dose above 0"),
-    (
-        "as many doses as members",
-        add_obs("dose", lambda n: ["1+2+3"] * n),
-        {"dose_key": "dose", "combination_sep": "+"},
-        ValueError,
-        r"members? but dose '1\+2\+3' has 3",
-    ),
-    (
-        "empty member",
-        set_obs("perturbation", "G1+"),
-        {"combination_sep": "+"},
-        ValueError,
-        r"'G1\+' has an empty member around '\+'",
-    ),
-    ("member twice", set_obs("perturbation", "A+A"), {"combination_sep": "+"}, ValueError, r"'A\+A' names .* twice"),
-    ("empty separator", NOTHING, {"combination_sep": ""}, ValueError, "combination_sep"),
-    ("NaN expression", set_x(np.nan), {}, ValueError, "X holds NaN or infinite"),
-    ("infinite expression", set_x(np.inf), {}, ValueError, "X holds NaN or infinite"),
-    ("NaN layer", set_layer(np.nan), {"layer": "counts"}, ValueError, "layer 'counts' holds NaN"),
-    ("NaN edge", set_network(nan_edge), {}, ValueError, "1 NaN or infinite weights"),
-    ("self-loops only", set_network(lambda n: sparse.eye_array(n).tocsr()), {}, ValueError, "only self-loops"),
-    ("no edges", set_network(lambda n: sparse.csr_array((n, n))), {}, ValueError, "no edges.*grn_key=None"),
-    ("repeated genes", set_names("var", "var"), {}, ValueError, "var_names are not unique.*var_names_make_unique"),
-    ("repeated cells", set_names("obs", "obs"), {}, ValueError, "obs_names are not unique.*obs_names_make_unique"),
-]
+# What is wrong with the data and how they are changed; arguments of the set-up; the error, and what it must name: the
+# value, what is allowed, and the next step.
+SETUP_TABLE = {
+    "missing column or key": [
+        ("treatment", None, {"perturbation_key": "guide"}, KeyError, "'guide'.*Columns: .*'perturbation'"),
+        ("covariate", None, {"categorical_covariate_keys": ["batch"]}, KeyError, "'batch' not found.*Columns: "),
+        ("continuous covariate", None, {"continuous_covariate_keys": ["age"]}, KeyError, "'age' not found.*Columns: "),
+        ("size factor", None, {"size_factor_key": "depth"}, KeyError, "`size_factor_key`: column 'depth'.*Columns: "),
+        ("split", None, {"split_key": "fold"}, KeyError, "`split_key`: column 'fold'.*Columns: "),
+        ("dose", None, {"dose_key": "amount"}, KeyError, "`dose_key`: column 'amount'.*Columns: "),
+        ("layer", None, {"layer": "scaled"}, KeyError, r"'scaled' not found. Layers: \['counts'\]; `layer=None`"),
+        ("network", None, {"grn_key": "net"}, KeyError, "`grn_key`: 'net' not found.*Keys: .*add_grn"),
+        (
+            "features",
+            None,
+            {"gene_features_key": "pca"},
+            KeyError,
+            "`gene_features_key`: 'pca' not found.*Keys: .*None",
+        ),
+        ("X", lambda adata: setattr(adata, "X", None), {}, ValueError, "`adata.X` is None.*`layer=`"),
+    ],
+    "keys of the wrong kind": [
+        ("text", None, {"categorical_covariate_keys": "cell_type"}, TypeError, r"list, such as \['cell_type'\]"),
+        ("continuous text", None, {"continuous_covariate_keys": "cell_state"}, TypeError, r"\['cell_state'\]"),
+        ("twice", None, {"categorical_covariate_keys": ["donor", "donor"]}, ValueError, "donor.*twice.*once"),
+        (
+            "the treatment",
+            None,
+            {"categorical_covariate_keys": ["perturbation"]},
+            ValueError,
+            "'perturbation'.*treatment.*Leave it out",
+        ),
+        ("no separator", None, {"combination_sep": ""}, ValueError, "`combination_sep` is empty.*'\\+'; None"),
+    ],
+    "control": [
+        ("not among the levels", None, {"control": "ctrl"}, ValueError, "'ctrl' has no cells.*Levels: .*`control=`"),
+        ("without cells", unused_control, {}, ValueError, "'control' has no cells.*Levels: .*`control=`"),
+    ],
+    "NaN or infinite": [
+        ("expression", set_x(np.nan), {}, ValueError, "X holds NaN or infinite.*cell 4, gene 2.*Leave out"),
+        ("infinite expression", set_x(np.inf), {}, ValueError, "X holds NaN or infinite.*cell 4, gene 2.*Leave out"),
+        ("layer", set_layer(np.nan), {"layer": "counts"}, ValueError, "layer 'counts' holds NaN.*cell 4, gene 2"),
+        ("treatment", set_obs("perturbation", np.nan), {}, ValueError, "'perturbation'.*1 missing values.*Remove"),
+        ("empty treatment", set_obs("perturbation", ""), {}, ValueError, "'' has an empty member.*Rename"),
+        ("covariate", set_obs("donor", None), {}, ValueError, r"obs\['donor'\] has 1 missing values. Remove"),
+        ("split", set_obs("split", np.nan), {}, ValueError, r"obs\['split'\] has 1 missing values. Remove"),
+        (
+            "continuous covariate",
+            add_obs("age", lambda n: np.r_[np.nan, np.ones(n - 1)]),
+            {"continuous_covariate_keys": ["age"]},
+            ValueError,
+            r"obs\['age'\] has 1 missing values. Remove",
+        ),
+        (
+            "infinite continuous covariate",
+            add_obs("age", lambda n: np.r_[np.inf, np.ones(n - 1)]),
+            {"continuous_covariate_keys": ["age"]},
+            ValueError,
+            r"obs\['age'\] holds 1 infinite values. Remove",
+        ),
+        (
+            "covariate of text",
+            None,
+            {"continuous_covariate_keys": ["donor"]},
+            TypeError,
+            r"obs\['donor'\] is not numeric.*Give numbers",
+        ),
+        (
+            "size factor of zero",
+            add_obs("depth", lambda n: np.r_[0.0, np.ones(n - 1)]),
+            {"size_factor_key": "depth"},
+            ValueError,
+            "size factors of 0.0; all must be above 0. Leave out",
+        ),
+        ("dose", add_obs("dose", lambda n: np.full(n, np.nan)), DOSE, ValueError, "Dose 'nan' of treatment 'G.*Give"),
+        (
+            "infinite dose",
+            add_obs("dose", lambda n: np.full(n, np.inf)),
+            DOSE,
+            ValueError,
+            "Dose 'inf' of treatment 'G.*not a finite number of at least 0. Give",
+        ),
+        ("negative dose", add_obs("dose", lambda n: -np.ones(n)), DOSE, ValueError, "Dose '-1.0'.*at least 0. Give"),
+        ("dose of text", add_obs("dose", lambda n: ["high"] * n), DOSE, ValueError, "Dose 'high'.*at least 0. Give"),
+        ("dose of zero", add_obs("dose", np.zeros), DOSE, ValueError, "dose above 0.*Check that column"),
+    ],
+    "combinations": [
+        (
+            "too many doses",
+            add_obs("dose", lambda n: ["1+2+3"] * n),
+            {"dose_key": "dose", "combination_sep": "+"},
+            ValueError,
+            r"members? but dose '1\+2\+3' has 3. Give",
+        ),
+        (
+            "empty member",
+            set_obs("perturbation", "G1+"),
+            SEP,
+            ValueError,
+            r"'G1\+' has an empty member around '\+'.*Ren",
+        ),
+        ("member twice", set_obs("perturbation", "A+A"), SEP, ValueError, r"'A\+A' names .* twice. Give the dose"),
+    ],
+    "split": [
+        ("other names", set_obs("split", "valid"), {}, ValueError, r"'valid'.*only \['train', 'test', 'ood'\].*Rename"),
+        ("no training cells", all_in("split", "ood"), {}, ValueError, "no 'train' cells.*Mark some, or leave"),
+    ],
+    "network": [
+        ("NaN weights", set_network(nan_edge), {}, ValueError, "1 NaN or infinite weights. Remove"),
+        (
+            "self-loops only",
+            set_network(lambda n: sparse.eye_array(n).tocsr()),
+            {},
+            ValueError,
+            "only self-loops.*grn_key=None",
+        ),
+        ("no edges", set_network(lambda n: sparse.csr_array((n, n))), {}, ValueError, "no edges.*grn_key=None"),
+    ],
+    "too little data": [
+        ("one treatment", all_in("perturbation", "control"), {}, ValueError, "holds only the control 'control'.*Check"),
+    ],
+    "repeated names": [
+        ("genes", set_names("var"), {}, ValueError, "var_names are not unique, such as .*var_names_make_unique"),
+        ("cells", set_names("obs"), {}, ValueError, "obs_names are not unique, such as .*obs_names_make_unique"),
+    ],
+}
+
+
+def rows(table):
+    """Rows of a table as parameters, named by clause and row."""
+    return [pytest.param(*row[1:], id=f"{clause}: {row[0]}") for clause, group in table.items() for row in group]
 
 
 @pytest.mark.filterwarnings("ignore:.*names are not unique")
-@pytest.mark.parametrize(
-    ("change", "arguments", "error", "match"), [row[1:] for row in TABLE], ids=[r[0] for r in TABLE]
-)
+@pytest.mark.parametrize(("change", "arguments", "error", "match"), rows(SETUP_TABLE))
 def test_setup_refuses(new_screen, change, arguments, error, match):
     adata = new_screen(n_cells=80)
     if change is not None:
@@ -234,13 +271,6 @@ def test_empty_data_are_refused(shape):
     obs = pd.DataFrame({"perturbation": ["control"] * shape[0]}, index=[f"c{i}" for i in range(shape[0])])
     adata = ad.AnnData(np.zeros(shape, np.float32), obs=obs)
     with pytest.raises(ValueError, match=f"empty.*{shape[0]} cells x {shape[1]} genes"):
-        sgv.GraphVCI.setup_anndata(adata)
-
-
-def test_data_without_x_are_refused(new_screen):
-    adata = new_screen(n_cells=80)
-    adata.X = None
-    with pytest.raises(ValueError, match="`adata.X` is None.*`layer=`"):
         sgv.GraphVCI.setup_anndata(adata)
 
 
@@ -278,6 +308,78 @@ def test_mudata_with_cells_missing_in_a_modality_is_refused(new_screen):
     mdata = MuData({"rna": rna, "other": new_screen(n_cells=80)[:40].copy()})
     with pytest.raises(ValueError, match="unpaired"):
         sgv.GraphVCI.setup_mudata(mdata)
+
+
+# --- networks ---
+
+EDGES = {"source": ["gene0", "gene1"], "target": ["gene1", "gene2"], "weight": [1.0, -2.0]}
+NETWORK_TABLE = {
+    "network": [
+        (
+            "unknown genes only",
+            lambda: pd.DataFrame({**EDGES, "target": ["TP53", "MYC"]}),
+            ValueError,
+            r"No edge of `net` joins two genes.*'TP53'.*`adata` such as \['gene0'.*identifier",
+        ),
+        (
+            "NaN weights",
+            lambda: pd.DataFrame({**EDGES, "weight": [1.0, np.nan]}),
+            ValueError,
+            "1 weights.*gene1 -> gene2",
+        ),
+        (
+            "weights of text",
+            lambda: pd.DataFrame({**EDGES, "weight": ["1", "strong"]}),
+            TypeError,
+            "not numeric.*Convert",
+        ),
+        (
+            "self-loops only",
+            lambda: pd.DataFrame({"source": ["gene0"], "target": ["gene0"]}),
+            ValueError,
+            "only self-loops.*Use another network",
+        ),
+        ("no edges", lambda: pd.DataFrame({"source": [], "target": []}), ValueError, "no edges. Check"),
+        ("missing names", lambda: pd.DataFrame({**EDGES, "source": ["gene0", None]}), ValueError, "1 rows.*dropna"),
+        ("missing column", lambda: pd.DataFrame({"TF": ["a"], "target": ["b"]}), KeyError, "source.*Columns.*Rename"),
+        (
+            "a column twice",
+            lambda: pd.DataFrame([["gene0", "gene1", "gene2"]], columns=["source", "target", "target"]),
+            ValueError,
+            r"several columns \['target'\]. Keep one",
+        ),
+        ("a matrix", lambda: np.eye(3), TypeError, "must be a data frame.*ndarray.*read_net"),
+        ("unknown sign", lambda: pd.DataFrame({**EDGES, "sign": ["+", "?"]}), ValueError, r"'\?'.*Allowed: 1, -1"),
+    ]
+}
+
+
+@pytest.mark.parametrize(("net", "error", "match"), rows(NETWORK_TABLE))
+def test_add_grn_refuses(screen, net, error, match):
+    del screen.varp["grn"]
+    before = snapshot(screen)
+    with pytest.raises(error, match=match):
+        sgv.grn.add_grn(screen, net())
+    assert_unchanged(screen, before)
+
+
+def test_network_of_another_shape(screen):
+    network = sparse.eye_array(screen.n_vars + 1).tocsr()
+    with pytest.raises(ValueError, match="shape"):
+        screen.varp["other"] = network  # AnnData's own check
+    names = list(screen.var_names)
+    with pytest.raises(ValueError, match=r"shape \(13, 13\), its names \(12, 12\)"):
+        sgv.grn.read_matrix(network, "source_rows", row_names=names, column_names=names)
+
+
+def test_some_unknown_genes_and_repeated_edges_are_reported(screen, caplog):
+    net = pd.DataFrame({"source": ["gene0", "gene0", "TP53"], "target": ["gene1"] * 3, "weight": [1.0, -3.0, 1.0]})
+    with caplog.at_level("WARNING", logger="scgraphvci"):
+        report = sgv.grn.add_grn(screen, net)
+    assert "TP53" in caplog.text
+    assert (report.edges_kept, report.duplicates_merged, report.sign_conflicts) == (1, 1, 1)
+    assert report.genes_missing == ("TP53",)
+    assert screen.varp["grn"][0, 1] == -3
 
 
 # --- the constructor ---
@@ -373,39 +475,202 @@ def test_non_finite_loss_stops_and_keeps_the_last_good_weights(untrained, quiet)
     assert np.isfinite(untrained.predict("control").X).all()
 
 
-# --- odd but allowed ---
+# --- new data, and what is asked of a model ---
 
 
-def obs_of(n, treatments):
-    return pd.DataFrame({"perturbation": np.resize(treatments, n)}, index=[f"c{i}" for i in range(n)])
+def with_level(column, value):
+    def change(adata):
+        adata.obs[column] = adata.obs[column].astype(str)
+        adata.obs.iloc[0, adata.obs.columns.get_loc(column)] = value
+        return adata
+
+    return change
 
 
-@pytest.mark.filterwarnings("ignore:The latent has collapsed")
-@pytest.mark.parametrize(
-    ("what", "n_cells", "n_genes"),
-    [("one treatment", 60, 8), ("one gene", 60, 1), ("two cells", 2, 8), ("one hundred and one cells", 101, 8)],
-)
-def test_small_data_train_and_predict(quiet, what, n_cells, n_genes):
-    rng = np.random.default_rng(0)
-    adata = ad.AnnData(rng.normal(size=(n_cells, n_genes)).astype(np.float32), obs=obs_of(n_cells, ["control", "A"]))
-    sgv.GraphVCI.setup_anndata(adata)
-    model = sgv.GraphVCI(adata, n_hidden=8, n_latent=2)
-    model.train(max_epochs=2, batch_size=10, **quiet)
-    predicted = model.predict("A", source="all")
-    assert predicted.shape == (n_cells, n_genes)
-    assert np.isfinite(predicted.X).all()
-    assert model.marginal_effect().estimate.shape == (1, 1, n_genes)
+def without(column):
+    def change(adata):
+        del adata.obs[column]
+        return adata
+
+    return change
 
 
-def test_one_cell_is_refused():
-    adata = ad.AnnData(np.ones((1, 5), np.float32), obs=obs_of(1, ["control"]))
-    with pytest.raises(ValueError, match="only the control"):
-        sgv.GraphVCI.setup_anndata(adata)
+def renamed(adata):
+    adata.var_names = [f"other{i}" for i in range(adata.n_vars)]
+    return adata
 
 
-def test_names_that_hold_the_separator_are_whole_without_it(new_screen, fit):
-    adata = new_screen(n_combinations=1)
-    model = fit(adata, max_epochs=1)
-    combination = next(name for name in adata.obs["perturbation"].cat.categories if "+" in name)
-    assert combination in model.treatments.perturbations
-    assert np.isfinite(model.predict(combination).X).all()
+NEW_DATA_TABLE = {
+    "treatment": [
+        ("unknown", with_level("perturbation", "NOPE"), ValueError, "Unknown treatment 'NOPE'.*Known: control, G"),
+        ("missing", with_level("perturbation", None), ValueError, "'None'|missing values. Remove"),
+        ("no column", without("perturbation"), KeyError, "column 'perturbation' not found.*Columns"),
+    ],
+    "covariate": [
+        (
+            "unknown level",
+            with_level("donor", "d9"),
+            ValueError,
+            r"Unknown levels \['d9'\] in obs\['donor'\].*knows.*Leave",
+        ),
+        ("no column", without("donor"), KeyError, "column 'donor' not found.*Columns"),
+    ],
+    "genes": [
+        (
+            "missing",
+            lambda adata: adata[:, 2:].copy(),
+            ValueError,
+            r"2 of 40 genes of the model are missing, such as \['.*get_var_names",
+        ),
+        ("others", renamed, ValueError, "40 of 40 genes of the model are missing.*get_var_names"),
+    ],
+    "expression": [
+        (
+            "NaN",
+            lambda adata: set_x(np.nan)(adata) or adata,
+            ValueError,
+            "X holds NaN or infinite.*cell 4, gene 2.*Leave",
+        ),
+        ("no cells", lambda adata: without("split")(adata[:0].copy()), ValueError, r"empty \(0 cells x 40 genes\)"),
+    ],
+    "split": [("other names", with_level("split", "valid"), ValueError, r"\['valid'\]; only .*Rename")],
+}
+
+
+@pytest.mark.parametrize(("change", "error", "match"), rows(NEW_DATA_TABLE))
+def test_new_data_are_refused(fitted, new_screen, change, error, match):
+    adata = change(new_screen())
+    before = snapshot(adata)
+    with pytest.raises(error, match=match):
+        fitted.predict("control", adata=adata)
+    keys = snapshot(adata)["keys"]
+    assert [key for name in keys for key in keys[name] if key.startswith("counterfactual")] == []
+    assert list(adata.obs.columns) == list(before["obs"].columns)
+
+
+@pytest.mark.parametrize("genes", [slice(None, None, -1), [*range(40), 0, 1]], ids=["permuted", "extra"])
+def test_genes_are_matched_by_name(fitted, new_screen, genes):
+    adata = new_screen()
+    expected = fitted.predict("control").X
+    adata = adata[:, genes].copy()
+    adata.var_names = [*list(adata.var_names)[:40], *[f"extra{i}" for i in range(adata.n_vars - 40)]]
+    np.testing.assert_allclose(fitted.predict("control", adata=adata).X, expected, atol=1e-5)
+
+
+ASKED_TABLE = {
+    "predict": [
+        ("unknown treatment", "predict", ("NOPE",), {}, ValueError, r"Unknown treatment 'NOPE' .*Known: control, G"),
+        ("no treatment", "predict", (None,), {}, ValueError, "Unknown treatment 'None'.*Known: "),
+        ("unknown source", "predict", ("control",), {"source": "NOPE"}, ValueError, "'NOPE'.*Treatments here|Unknown"),
+        (
+            "both",
+            "predict",
+            ("control",),
+            {"source": "all", "indices": [0]},
+            ValueError,
+            "either .* or `indices`, not both",
+        ),
+        ("beyond", "predict", ("control",), {"indices": [999]}, ValueError, "to 999, but there are 240 cells"),
+        ("no dose", "predict", ("G1",), {"dose": 2}, ValueError, "dose|Unknown treatment 'G1'.*Known"),
+        ("no draws", "sample", ("control",), {"n_samples": 0}, ValueError, "at least 1, not 0"),
+    ],
+    "marginal_effect": [
+        ("unknown treatment", "marginal_effect", ("NOPE",), {}, ValueError, "Unknown treatment 'NOPE'.*Known: control"),
+        ("unknown covariate", "marginal_effect", (), {"groupby": "batch"}, ValueError, "batch.*cell_type"),
+        (
+            "unknown reference",
+            "marginal_effect",
+            (),
+            {"reference": "NOPE"},
+            ValueError,
+            "Unknown treatment 'NOPE'.*Known",
+        ),
+        ("estimator", "marginal_effect", (), {"estimator": "best"}, ValueError, "'best'.*Choose one of"),
+        ("estimand", "marginal_effect", (), {"estimand": "odds"}, ValueError, "'odds'.*Choose one of"),
+        ("alpha", "marginal_effect", (), {"alpha": 5}, ValueError, "`alpha` is 5, must be between 0 and 1"),
+        ("clusters", "marginal_effect", (), {"cluster_key": "lab"}, KeyError, "'lab' not found.*Columns"),
+        ("folds", "marginal_effect", (), {"cross_fit": 1}, ValueError, "1"),
+    ],
+}
+
+
+@pytest.mark.parametrize(("method", "arguments", "named", "error", "match"), rows(ASKED_TABLE))
+def test_what_cannot_be_answered_is_refused(fitted, method, arguments, named, error, match):
+    before = snapshot(fitted.adata)
+    with pytest.raises(error, match=match):
+        getattr(fitted, method)(*arguments, **named)
+    assert_unchanged(fitted.adata, before)
+
+
+def test_a_stratum_without_control_warns_and_has_no_reference(new_screen, fit):
+    adata = new_screen()
+    lacking = (adata.obs["cell_type"] == "type1") & (adata.obs["donor"] == adata.obs["donor"].unique()[0])
+    donor = adata.obs["donor"].unique()[0]
+    adata = adata[~(lacking & (adata.obs["perturbation"] == "control")).to_numpy()].copy()
+    with pytest.warns(
+        UserWarning, match=f"no control cells.*type1, {donor}.*'no_reference'.*categorical_covariate_keys"
+    ):
+        model = fit(adata, max_epochs=1)
+    frame = model.marginal_effect(min_cells=2).to_frame()
+    there = (frame["cell_type"] == "type1") & (frame["donor"] == donor)
+    assert set(frame.loc[there, "status"]) == {"no_reference"}
+    assert "no_reference" not in set(frame.loc[~there, "status"])
+    assert frame.loc[there, ["std_error", "ci_low", "ci_high", "p_value"]].isna().all(axis=None)
+
+
+# --- files ---
+
+FILE = "model.safetensors"
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-50] ^= 1
+    path.write_bytes(content)
+
+
+FILE_TABLE = {
+    "saved file": [
+        ("truncated", cut, ValueError, f"{FILE} is not a readable model file: truncated.*save the model again"),
+        ("empty", lambda path: path.write_bytes(b""), ValueError, f"{FILE} is not a readable model file"),
+        ("damaged", flip, ValueError, f"{FILE} is not a readable model file.*checksum.*save the model again"),
+        ("missing", lambda path: path.unlink(), FileNotFoundError, f"No saved model at .*{FILE}. Check `dir_path`"),
+    ]
+}
+
+
+@pytest.mark.parametrize(("change", "error", "match"), rows(FILE_TABLE))
+def test_files_are_refused(saved, new_screen, tmp_path, change, error, match):
+    copy = Path(shutil.copytree(saved, tmp_path / "m"))
+    change(copy / FILE)
+    adata = new_screen()
+    before = snapshot(adata)
+    with pytest.raises(error, match=match):
+        sgv.GraphVCI.load(copy, adata)
+    assert_unchanged(adata, before)
+
+
+def test_a_checkpoint_of_another_class_is_refused(saved, new_screen):
+    adata = new_screen()
+    before = snapshot(adata)
+    with pytest.raises(ValueError, match=r"holds a GraphVCI, not a GRNRefiner.*`GraphVCI\.load`"):
+        sgv.GRNRefiner.load(saved, adata)
+    assert_unchanged(adata, before)
+
+
+def test_an_interrupted_save_keeps_the_old_file(fitted, saved, tmp_path, monkeypatch):
+    copy = Path(shutil.copytree(saved, tmp_path / "m"))
+    before = (copy / FILE).read_bytes()
+
+    def fail(*arguments, **named):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("scgraphvci._archive.save_file", fail)
+    with pytest.raises(OSError, match="No space left"):
+        fitted.save(copy, overwrite=True)
+    assert (copy / FILE).read_bytes() == before
+    assert [path.name for path in copy.iterdir()] == [FILE]

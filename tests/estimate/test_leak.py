@@ -227,7 +227,7 @@ def test_without_blocks_there_is_no_report(make_cells):
         cells.outcome, cells.predicted, cells.predicted_reference, cells.treatment == 0, cells.treatment == 1, group
     )
     effects = estimate(sums)
-    with pytest.raises(ValueError, match="not measured"):
+    with pytest.raises(ValueError, match="no leak measured"):
         effects.leakage()
     with pytest.raises(ValueError, match="no influence totals"):
         effects.joint_bands()

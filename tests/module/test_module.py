@@ -422,7 +422,7 @@ def test_graph_is_encoded_once_per_step():
 
 
 class LargestTensor(TorchDispatchMode):
-    """Notes the largest tensor that any operation returns."""
+    """Notes the largest tensor that any operation returns; of sparse ones, the values they store."""
 
     def __init__(self):
         super().__init__()
@@ -430,7 +430,8 @@ class LargestTensor(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        sizes = [leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        sizes = [leaf.numel() if leaf.layout == torch.strided else leaf._nnz() for leaf in tensors]
         self.size = max(self.size, *sizes, 0)
         return result
 

@@ -46,7 +46,10 @@ class TreatmentField(ScreenField):
     def validate_field(self, adata: AnnData | MuData) -> None:
         """Check that the columns exist and that some cells are controls and some are not."""
         if len(self.require_control(adata)) < 2:
-            msg = f"obs[{self._perturbation_key!r}] holds only the control {self._control!r}; a screen has treatments."
+            msg = (
+                f"obs[{self._perturbation_key!r}] holds only the control {self._control!r}; a screen has treatments. "
+                "Check `perturbation_key`, or add cells that were treated."
+            )
             raise ValueError(msg)
 
     def require_control(self, adata: AnnData | MuData) -> list[str]:
@@ -67,7 +70,10 @@ class TreatmentField(ScreenField):
             self._treatments(adata), self._doses(adata), self._train(adata), self._control, self._combination_sep
         )
         if table.design.shape[0] < 2:
-            msg = f"No cell has a dose above 0 in obs[{self._dose_key!r}]; a screen needs a treatment."
+            msg = (
+                f"No cell has a dose above 0 in obs[{self._dose_key!r}]; a screen needs a treatment. Check that "
+                "column, or leave `dose_key` out."
+            )
             raise ValueError(msg)
         self._write(adata, codes)
         trained = np.any(table.design[np.unique(codes[self._train(adata)])] != 0, axis=0)
@@ -119,7 +125,10 @@ class StratumField(ScreenField):
         for key, column in columns.items():
             unknown = sorted(set(column.unique()) - set(levels[key]))
             if unknown:
-                msg = f"Unknown levels {unknown[:10]} in obs[{key!r}]. The model knows {levels[key][:20]}."
+                msg = (
+                    f"Unknown levels {unknown[:10]} in obs[{key!r}]. The model knows {levels[key][:20]}. Leave out "
+                    "those cells, or train a model on data that have these levels."
+                )
                 raise ValueError(msg)
         strata = np.asarray(state_registry["strata"], dtype=np.int64)
         return self._code(adata_target, columns, levels, strata)
@@ -222,7 +231,10 @@ class SizeFactorField(ScreenField):
         """Check that all size factors are positive and finite."""
         values = require_number(require_column(self._table(adata), str(self._key), "size_factor_key"), str(self._key))
         if np.any(values <= 0):
-            msg = f"obs[{self._key!r}] holds size factors of {values.min()}; all must be above 0."
+            msg = (
+                f"obs[{self._key!r}] holds size factors of {values.min()}; all must be above 0. Leave out those cells, "
+                "or name another column."
+            )
             raise ValueError(msg)
 
 
@@ -254,10 +266,16 @@ class SplitField(ScreenField):
         values = require_column(self._table(adata), str(self._key), "split_key").astype(str)
         unknown = sorted(set(values.unique()) - set(SPLITS))
         if unknown:
-            msg = f"obs[{self._key!r}] holds {unknown[:10]}; only {list(SPLITS)} are allowed."
+            msg = (
+                f"obs[{self._key!r}] holds {unknown[:10]}; only {list(SPLITS)} are allowed. Rename them, or name "
+                "another column by `split_key`."
+            )
             raise ValueError(msg)
         if not (values == SPLITS.TRAIN).any():
-            msg = f"obs[{self._key!r}] has no {SPLITS.TRAIN!r} cells, so there is nothing to learn from."
+            msg = (
+                f"obs[{self._key!r}] has no {SPLITS.TRAIN!r} cells, so there is nothing to learn from. Mark some, or "
+                "leave `split_key` out for a random split."
+            )
             raise ValueError(msg)
 
     def register_field(self, adata: AnnData | MuData) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from scgraphvci._constants import KEYS
+from scgraphvci.data._rows import in_memory
 from scgraphvci.data._screen_field import ScreenField
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _edges(adata: AnnData, key: str) -> tuple[np.ndarray, np.ndarray]:
     if key not in adata.varp:
         msg = f"`grn_key`: {key!r} not found in varp. Keys: {list(adata.varp)}. Add one with `scgraphvci.grn.add_grn`."
         raise KeyError(msg)
-    network = sparse.csr_array(adata.varp[key], copy=True)
+    network = sparse.csr_array(in_memory(adata.varp[key]), copy=True)
     network.sum_duplicates()
     network = network.tocoo()
     weight = network.data.astype(np.float32)
@@ -87,9 +88,9 @@ def _edges(adata: AnnData, key: str) -> tuple[np.ndarray, np.ndarray]:
 def _features(adata: AnnData, key: str) -> np.ndarray:
     """Gene features, shape ``(n_genes, n_features)``, standardised by column."""
     if key not in adata.varm:
-        msg = f"`gene_features_key`: {key!r} not found in varm. Keys: {list(adata.varm)}."
+        msg = f"`gene_features_key`: {key!r} not found in varm. Keys: {list(adata.varm)}. None goes without."
         raise KeyError(msg)
-    stored = adata.varm[key]
+    stored = in_memory(adata.varm[key])
     dense = stored.toarray() if sparse.issparse(stored) else stored
     values = np.asarray(dense, dtype=np.float32)
     if values.ndim != 2 or not np.all(np.isfinite(values)):

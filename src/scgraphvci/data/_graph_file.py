@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import struct
 
 import numpy as np
 import torch
@@ -12,7 +13,10 @@ from torch_geometric.data.data import DataEdgeAttr, DataTensorAttr
 from torch_geometric.data.storage import GlobalStorage
 
 # What torch's unpickler raises on what it refuses, and on files that are no pickle or end early.
-_UNREADABLE = (pickle.UnpicklingError, EOFError, LookupError, RuntimeError, TypeError, ValueError, AttributeError)
+_UNREADABLE = (
+    *(pickle.UnpicklingError, struct.error, EOFError, LookupError, RuntimeError, TypeError, ValueError),
+    *(AttributeError, ArithmeticError),
+)
 
 
 def load_graph_file(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray | None, int]:

@@ -77,7 +77,10 @@ class OutcomeField(ScreenField):
         if found != expected:
             missing = sorted(set(expected) - set(found))
             if missing:
-                msg = f"{len(missing)} of {len(expected)} genes of the model are missing, such as {missing[:5]}."
+                msg = (
+                    f"{len(missing)} of {len(expected)} genes of the model are missing, such as {missing[:5]}. Take "
+                    "data with all of `model.get_var_names()`, under the same names."
+                )
             else:
                 msg = (
                     "The data hold other genes, or in another order, than the model. "

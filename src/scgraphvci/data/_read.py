@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
-from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
+
+from scgraphvci.data._rows import by_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import pandas as pd
     from mudata import MuData
 
 BLOCK_VALUES = 20_000_000  # expression values looked at in one piece: bounds memory at any number of genes
@@ -26,20 +27,36 @@ def modality(adata: AnnData | MuData, mod_key: str | None) -> AnnData:
     KeyError
         If a MuData has no such modality.
     TypeError
-        If a MuData was given to a set-up made for an AnnData, or the reverse.
+        If a MuData was given to a set-up made for an AnnData, or the reverse, or obs or var were read lazily.
     """
     if mod_key is None:
         if not isinstance(adata, AnnData):
             msg = f"Expected an AnnData, got {type(adata).__name__}. For MuData use `setup_mudata`."
             raise TypeError(msg)
-        return adata
+        return _with_annotations(adata)
     if isinstance(adata, AnnData):
         msg = f"Expected a MuData with modality {mod_key!r}, got an AnnData. For AnnData use `setup_anndata`."
         raise TypeError(msg)
     if mod_key not in adata.mod:
         msg = f"Modality {mod_key!r} not found. Modalities: {list(adata.mod)}."
         raise KeyError(msg)
-    return adata.mod[mod_key]
+    return _with_annotations(adata.mod[mod_key])
+
+
+def _with_annotations(adata: AnnData) -> AnnData:
+    """Return data, if all but expression is in memory: set-up writes to obs.
+
+    Raises
+    ------
+    TypeError
+        If obs or var were read lazily.
+    """
+    lazy = [name for name in ("obs", "var") if not isinstance(getattr(adata, name), pd.DataFrame)]
+    if lazy:
+        load = "; ".join(f"`adata.{name} = adata.{name}.to_memory()`" for name in lazy)
+        msg = f"{' and '.join(lazy)} of these data were read lazily. Load them with {load}; expression stays on disk."
+        raise TypeError(msg)
+    return adata
 
 
 def require_column(adata: AnnData, key: str, argument: str, *, allow_missing: bool = False) -> pd.Series:
@@ -109,16 +126,15 @@ def finite_blocks(matrix: Any, name: str) -> Iterator[np.ndarray]:
     Raises
     ------
     ValueError
-        If a value is NaN or infinite.
+        If a value is NaN or infinite, or the matrix is stored by columns in a file.
+    TypeError
+        If it is of a kind that cannot be read.
     """
-    n_rows = max(1, BLOCK_VALUES // max(1, matrix.shape[1]))
-    if isinstance(matrix, CSCDataset):
-        msg = f"{name} is a backed CSC matrix, which cannot be read by cells. Write it as CSR first (`X.tocsr()`)."
-        raise ValueError(msg)
-    by_row = isinstance(matrix, CSRDataset) or not sparse.issparse(matrix) or matrix.format == "csr"
-    starts = range(0, matrix.shape[0], n_rows) if by_row else [0]
-    for start in starts:
-        block = matrix[start : start + n_rows] if by_row else matrix
+    by_column = sparse.issparse(matrix) and matrix.format != "csr"
+    rows = matrix if by_column else by_rows(matrix, name)
+    n_rows = matrix.shape[0] if by_column else max(1, BLOCK_VALUES // max(1, matrix.shape[1]))
+    for start in range(0, matrix.shape[0], n_rows):
+        block = matrix if by_column else rows[start : start + n_rows]
         values = np.append(block.data, 0) if sparse.issparse(block) else np.asarray(block)
         if not np.all(np.isfinite(values)):
             cell, gene = _first_not_finite(block)

@@ -37,6 +37,8 @@ class RefineStatistics:
         Number of cells.
     evidence
         For an edge from each source to each gene, ``(n_genes, n_sources)``; None if not asked for.
+    perturbed
+        Which sources a treatment perturbs, ``(n_sources,)``: their evidence has a part that others' lacks.
     """
 
     mean: np.ndarray
@@ -47,6 +49,7 @@ class RefineStatistics:
     features: np.ndarray
     n_cells: int
     evidence: np.ndarray | None = None
+    perturbed: np.ndarray | None = None
 
 
 def refine_statistics(
@@ -113,6 +116,7 @@ def refine_statistics(
         features=_features(covariance, n_features),
         n_cells=len(cells),
         evidence=None if arms is None else edge_evidence(covariance, sources, arms).T,
+        perturbed=None if arms is None else np.isin(sources, arms.genes),
     )
 
 

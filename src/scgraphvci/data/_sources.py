@@ -89,7 +89,7 @@ def source_cells(
 
 
 def as_counterfactual(
-    adata: AnnData, cells: np.ndarray, values: np.ndarray, treatment: str, dose: str | None, scale: str
+    adata: AnnData, cells: np.ndarray, values: np.ndarray | None, treatment: str, dose: str | None, scale: str
 ) -> AnnData:
     """Return predictions as an AnnData that chains with scanpy.
 
@@ -100,7 +100,7 @@ def as_counterfactual(
     cells
         The source cells.
     values
-        Their predictions, shape ``(n_cells, n_genes)``.
+        Their predictions, shape ``(n_cells, n_genes)``; None if they are kept elsewhere.
     treatment
         The counterfactual treatment.
     dose

@@ -61,10 +61,18 @@ class TreatmentTable:
         ValueError
             If a member is not a perturbation of this screen, or the dose does not fit the treatment.
         """
-        members = self.members(treatment)
+        members = self._known_members(treatment)
         vector = np.zeros(len(self.perturbations), dtype=np.float32)
         index = {name: i for i, name in enumerate(self.perturbations)}
-        unknown = [member for member in members if member not in index]
+        amounts = self._amounts(treatment, members, dose)
+        for member, amount in zip(members, amounts, strict=True):
+            vector[index[member]] = amount
+        return vector
+
+    def _known_members(self, treatment: str) -> list[str]:
+        """Return the perturbations that make up a treatment; raise if one of them is unknown."""
+        members = self.members(treatment)
+        unknown = [member for member in members if member not in self.perturbations]
         if unknown:
             known = ", ".join([self.control, *self.perturbations][:20])
             more = "" if len(self.perturbations) < 20 else f", ... ({len(self.perturbations)} in all)"
@@ -72,17 +80,19 @@ class TreatmentTable:
             meant = did_you_mean(unknown, [self.control, *self.perturbations])
             msg = f"Unknown treatment {treatment!r} (no {unknown}).{meant} Known: {known}{more}.{hint}"
             raise ValueError(msg)
-        amounts = self._amounts(treatment, members, dose)
-        for member, amount in zip(members, amounts, strict=True):
-            vector[index[member]] = amount
-        return vector
+        return members
 
     def usual_dose(self, treatment: str) -> str:
         """Return the dose, as text, that a treatment has where none is given; "" for control and without doses.
 
         That is its most frequent training dose; for a combination never seen, the most frequent one of each member.
+
+        Raises
+        ------
+        ValueError
+            If a member is not a perturbation of this screen.
         """
-        members = self.members(treatment)
+        members = self._known_members(treatment)
         if self.max_dose is None or not members:
             return ""
         if treatment in self.default_dose:
@@ -96,7 +106,10 @@ class TreatmentTable:
             return []
         if self.max_dose is None:
             if dose is not None:
-                msg = f"A dose ({dose!r}) was given for {treatment!r}, but no `dose_key` was registered at setup."
+                msg = (
+                    f"A dose ({dose!r}) was given for {treatment!r}, but no `dose_key` was registered at setup. Leave "
+                    "`dose` out, or set up with the column of doses."
+                )
                 raise ValueError(msg)
             return [1.0] * len(members)
         largest = [float(self.max_dose[self.perturbations.index(member)]) for member in members]
@@ -201,15 +214,21 @@ def parse_dose(dose: Dose, n_members: int, sep: str | None, treatment: str) -> l
     parts: Sequence[Any] = dose.split(sep) if isinstance(dose, str) and sep else [dose]
     try:
         amounts = [float(part) for part in parts]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         amounts = [np.nan]
     if not all(np.isfinite(amount) and amount >= 0 for amount in amounts):
-        msg = f"Dose {dose!r} of treatment {treatment!r} is not a finite number of at least 0."
+        msg = (
+            f"Dose {dose!r} of treatment {treatment!r} is not a finite number of at least 0. Give a number, or one per "
+            "member of a combination, joined as its members are."
+        )
         raise ValueError(msg)
     if len(amounts) == 1:
         amounts = amounts * n_members
     if len(amounts) != n_members:
-        msg = f"Treatment {treatment!r} has {n_members} members but dose {dose!r} has {len(amounts)}."
+        msg = (
+            f"Treatment {treatment!r} has {n_members} members but dose {dose!r} has {len(amounts)}. Give one dose for "
+            "all members, or one for each."
+        )
         raise ValueError(msg)
     return amounts
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import h5py
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from anndata import AnnData
+from anndata.io import sparse_dataset, write_elem
 from scipy import sparse
 
 from scgraphvci._constants import SLOTS, SPLITS
@@ -189,6 +192,37 @@ def simulate(
         "default_doses": np.asarray(default_doses, dtype=object),
     }
     return adata
+
+
+def write_simulated(path: Path, n_cells: int, **options: Any) -> None:
+    """Write what a model needs of a simulated screen to an .h5ad file, a block of cells at a time.
+
+    Parameters
+    ----------
+    path
+        The file, which is overwritten.
+    n_cells, **options
+        As in :func:`simulate`, of whose data the file holds `X`, `obs`, the names of genes and ``varp["grn"]``.
+    """
+    screen = Screen.draw(SimulationParameters(**options))
+    names = _Names.of(screen)
+    rows = []
+    with h5py.File(path, "w") as file:
+        stored = None
+        for block in screen.blocks(n_cells):
+            rows.append(_obs(screen, names, block))
+            expression = _log_normalise(block.counts, block.library, screen.parameters.median_library)
+            if stored is None:
+                write_elem(file, "X", expression, dataset_kwargs={"indptr_dtype": np.int64})
+                stored = sparse_dataset(file["X"])
+            else:
+                stored.append(expression)
+        obs = pd.concat(rows, ignore_index=True)
+        obs.index = [f"cell{i}" for i in range(n_cells)]
+        parts = {"obs": obs, "var": pd.DataFrame(index=names.genes), "varp": {SLOTS.GRN: draw_prior(screen)}}
+        for key, part in parts.items():
+            write_elem(file, key, part)
+        file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
 
 
 class _Names(NamedTuple):

@@ -15,7 +15,7 @@ arms' sizes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
 import numpy as np
@@ -44,6 +44,9 @@ from scgraphvci.estimate._multiplier import signs
 
 N_DRAWS = 1999
 """Sign changes of the leak test."""
+
+
+_ROUNDING = 1e-10  # a share is of order 1: errors below are those of sums over predictions that do not vary
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class Leaks:
     @property
     def p_share(self) -> FloatArray:
         """Two-sided p-value that no share of the predicted effect leaks, by a t-test."""
-        known = self.share_error > 0
+        known = self.share_error > _ROUNDING
         t = np.divide(self.share, self.share_error, out=np.full_like(self.share, np.nan), where=known)
         return 2.0 * special.stdtr(self.share_df, -np.abs(t))
 
@@ -111,6 +114,7 @@ def measure_leak(sums: EffectSums, moments: Moments, average: StratumAverage) ->
     ValueError
         If the sums have neither clusters nor blocks.
     """
+    moments = replace(moments, trust=np.ones_like(moments.trust))  # what the model leaks, whatever is made of it
     differences = [_difference_by_stratum(moments, [REFERENCE, REST])]
     if sums.with_reference:
         differences.append(_difference_by_stratum(moments, [REFERENCE]))

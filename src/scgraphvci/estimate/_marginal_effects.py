@@ -127,9 +127,9 @@ def marginal_effects(
         errors: independent cells
         status: ok 1
     """
-    _check_options(estimator, min_cells, alpha, p_adjust)
-    _check_estimand(estimand, pseudocount, reference)
-    _check_max_leak(max_leak, estimator, reference, estimand)
+    check_request(
+        estimator, reference, estimand, pseudocount, min_cells, min_counts, alpha, p_adjust, max_leak, keep_influence
+    )
     names: list[str] = []
     rows, leaks, influence, bands = Stack(), Stack(), Stack(), Stack()
     independent = False
@@ -306,6 +306,41 @@ def _reported_codes(
         msg = f"The sums were made with_reference={sums.with_reference}; `reference` must be None if and only if not."
         raise ValueError(msg)
     return codes
+
+
+def check_request(
+    estimator: str,
+    reference: str | None,
+    estimand: str,
+    pseudocount: float,
+    min_cells: int,
+    min_counts: float,
+    alpha: float,
+    p_adjust: str | None,
+    max_leak: float,
+    keep_influence: bool | str,
+) -> None:
+    """Check the options of :func:`marginal_effects`, which raises what this raises: before models of folds are trained.
+
+    Raises
+    ------
+    ValueError
+        If an option is not allowed, alone or with another.
+    """
+    _check_options(estimator, min_cells, alpha, p_adjust)
+    _check_estimand(estimand, pseudocount, reference)
+    _check_max_leak(max_leak, estimator, reference, estimand)
+    if not min_counts >= 0:
+        msg = f"`min_counts` is {min_counts}, must be 0 or larger."
+        raise ValueError(msg)
+    if keep_influence not in (True, False, "float64", "bands"):
+        msg = f"Unknown `keep_influence` {keep_influence!r}. Choose one of True, False, 'float64', 'bands'."
+        raise ValueError(msg)
+    if p_adjust == "romano_wolf" and keep_influence in (False, "bands"):
+        msg = (
+            f"p_adjust='romano_wolf' needs influence totals, and `keep_influence` is {keep_influence!r}. Make it True."
+        )
+        raise ValueError(msg)
 
 
 def _check_options(estimator: str, min_cells: int, alpha: float, p_adjust: str | None) -> None:

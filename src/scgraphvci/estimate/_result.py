@@ -210,7 +210,8 @@ class MarginalEffects:
         """
         if self.leaks is None:
             msg = (
-                "The leak was not measured: the sums had neither clusters nor blocks. Make their `Groups` with blocks."
+                "This result has no leak measured: it is a contrast, or pooled (ask the results it was made of), or of "
+                "sums without clusters or blocks."
             )
             raise ValueError(msg)
         return Leakage(self)
@@ -245,7 +246,7 @@ class MarginalEffects:
         Raises
         ------
         ValueError
-            If the result is not of `robust` with a reference, or a leak is negative.
+            If the result is not of `robust` with a reference or is a contrast, or a leak is negative.
         """
         return sensitivity_frame(self.select(treatments, strata), leaks, positions(self.genes, genes, "gene"))
 

@@ -24,6 +24,9 @@ def sensitivity_frame(effects: MarginalEffects, leaks: float | Iterable[float], 
         raise ValueError(msg)
     estimator, reference = effects.params["estimator"], effects.params["reference"]
     estimand = effects.params.get("estimand", "difference")
+    if "contrast_of" in effects.params:
+        msg = "A contrast of two results has no bound on its leak: ask each of the two for its `sensitivity`."
+        raise ValueError(msg)
     if estimator != "robust" or reference is None or estimand != "difference":
         msg = (
             f"A leak is a share of the effect that biases a 'robust' difference to a reference; this result is of "

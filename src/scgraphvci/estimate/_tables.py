@@ -70,7 +70,10 @@ def to_adata(effects: MarginalEffects, columns: Sequence[str]) -> AnnData:
     adata = AnnData(values[columns[0]].copy(), obs=obs, var=pd.DataFrame(index=effects.genes))
     for name in columns[1:]:
         adata.layers[name] = values[name].copy()
-    adata.uns["marginal_effects"] = {key: value for key, value in effects.params.items() if value is not None}
+    params = {key: value for key, value in effects.params.items() if value is not None}
+    if params.get("doses"):  # two lists: a file takes '/' in the name of a treatment for a path
+        params["doses"] = {"treatment": list(params["doses"]), "dose": list(params["doses"].values())}
+    adata.uns["marginal_effects"] = params
     return adata
 
 

@@ -181,6 +181,7 @@ def get_grn(adata: AnnData, key: str = "grn", *, dropped: bool = False) -> pd.Da
     * of a network made by :func:`scgraphvci.tl.refine_grn`, where the network it refined is still in `varp`, `in_prior`
       (bool) and `status`: "kept" (in both networks), "added" (in the refined one only) or "dropped" (in the prior only;
       self-loops of the prior, which refinement leaves out of its result, are not counted)
+    * `sign` (1 or -1), where it is in ``varp[f"{key}_sign"]``
     * `support` (float32), the share of restarts that found the edge, where it is in ``varp[f"{key}_support"]``
 
     Raises
@@ -218,6 +219,8 @@ def get_grn(adata: AnnData, key: str = "grn", *, dropped: bool = False) -> pd.Da
     if prior is not None:
         frame["in_prior"] = _values(prior, source, target) != 0
         frame["status"] = np.select([weight == 0, frame["in_prior"]], ["dropped", "kept"], "added")
+    if f"{key}_sign" in adata.varp:
+        frame["sign"] = _values(sparse.csr_array(adata.varp[f"{key}_sign"]), source, target).astype(np.int64)
     if f"{key}_support" in adata.varp:
         frame["support"] = _values(sparse.csr_array(adata.varp[f"{key}_support"]), source, target)
     return frame
@@ -303,10 +306,11 @@ def _to_matrix(source: np.ndarray, target: np.ndarray, weight: np.ndarray, n: in
 def _no_overlap(edges: pd.DataFrame, genes: pd.Index, *, only_loops: bool) -> str:
     """Say why no edge could be kept."""
     if not len(edges):
-        return "`net` has no edges."
+        return "`net` has no edges. Check how it was read, or go without a network (`grn_key=None`)."
     if only_loops:
         return (
-            "`net` holds only self-loops among the genes of `adata`; it says nothing about regulation of other genes."
+            "`net` holds only self-loops among the genes of `adata`; it says nothing about regulation of other genes. "
+            "Use another network, or go without one (`grn_key=None`)."
         )
     named = pd.Index(pd.unique(edges[["source", "target"]].to_numpy().ravel()))
     msg = (

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import zlib
 from collections.abc import Iterable
+from gzip import BadGzipFile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ logger = logging.getLogger(__name__)
 
 Table = pd.DataFrame | str | os.PathLike[str]
 """A data frame, or the path of a .csv, .tsv, .txt (also .gz) or .parquet file."""
+
+UNREADABLE = (ValueError, EOFError, BadGzipFile, zlib.error)
+"""What pandas and gzip raise on files that are damaged or of another kind; errors of decoding are ValueErrors too."""
 
 _PEAK = r"(?:chr[\w.]+|\d{1,2}|[XYM])[:_-]\d{2,}[-_]\d{2,}"
 _SIGNS = {"+": 1, "-": -1, "1": 1, "+1": 1, "-1": -1, "1.0": 1, "-1.0": -1}
@@ -47,14 +52,15 @@ def tidy(net: Any, name: str = "net", *, signs: bool = False) -> pd.DataFrame:
             "`read_net`, `read_networkx` and other readers of `scgraphvci.grn` make one, `to_frame` from an AnnData."
         )
         raise TypeError(msg)
-    check_columns(net, ["source", "target"], name, "Rename them to source and target.")
+    optional = [column for column in ("weight", *(["sign"] if signs else [])) if column in net]
+    check_columns(net, ["source", "target", *optional], name, "Rename them to source and target.")
     n_missing = int(net[["source", "target"]].isna().any(axis=1).sum())
     if n_missing:
         msg = f"{n_missing} rows of `{name}` have no source or target. Drop them with `{name}.dropna()`."
         raise ValueError(msg)
     columns = {
-        "source": net["source"].astype(str).to_numpy(dtype=object),
-        "target": net["target"].astype(str).to_numpy(dtype=object),
+        "source": names_of(net["source"]),
+        "target": names_of(net["target"]),
         "weight": _weights(net, name),
     }
     if signs and "sign" in net:
@@ -69,7 +75,7 @@ def read_edges(net: pd.DataFrame, name: str) -> pd.DataFrame:
     """
     edges = tidy(net, name, signs=True)
     if edges.empty:
-        msg = f"`{name}` has no edges."
+        msg = f"`{name}` has no edges. Check that it is the table, or the file, that was meant."
         raise ValueError(msg)
     check_genes(edges["source"], "sources", name)
     check_genes(edges["target"], "targets", name)
@@ -88,23 +94,37 @@ def read_table(table: Table, name: str, *, index: bool = False) -> pd.DataFrame:
         raise TypeError(msg)
     path = Path(table)
     suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-    if suffix == ".parquet":
-        return pd.read_parquet(path)
     separators = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
-    if suffix not in separators:
+    if suffix not in (*separators, ".parquet"):
         msg = f"`{name}`: {path.name!r} must end in .csv, .tsv, .txt (these also with .gz) or .parquet."
         raise ValueError(msg)
-    return pd.read_csv(path, sep=separators[suffix], index_col=0 if index else None)
+    try:
+        if suffix == ".parquet":
+            return pd.read_parquet(path)
+        return pd.read_csv(path, sep=separators[suffix], index_col=0 if index else None)
+    except UNREADABLE as error:
+        msg = f"`{name}`: {path.name!r} cannot be read as {suffix} ({error}). It is damaged, or of another kind."
+        raise ValueError(msg) from error
 
 
 def check_columns(table: pd.DataFrame, columns: Iterable[str], name: str, advice: str) -> None:
-    """Raise a KeyError that names missing columns, those there are, and what to do."""
+    """Raise a KeyError that names missing columns, those there are, and what to do; a ValueError if one repeats."""
+    columns = list(columns)
     missing = [column for column in columns if column not in table]
     if missing:
         shown = [str(column) for column in table.columns[:12]]
         rest = ", ..." if table.shape[1] > len(shown) else ""
         msg = f"`{name}` has no column {missing}. Columns: {shown}{rest}. {advice}"
         raise KeyError(msg)
+    repeated = sorted({str(name) for name in table.columns[table.columns.duplicated()] if name in columns})
+    if repeated:
+        msg = f"`{name}` has several columns {repeated[:5]}. Keep one of each, or rename the others."
+        raise ValueError(msg)
+
+
+def names_of(values: Iterable[Any]) -> np.ndarray:
+    """Return names as text, object dtype; pandas would refuse categories or an index of mixed values."""
+    return np.array([str(value) for value in values], dtype=object)
 
 
 def check_genes(names: Iterable[Any], role: str, name: str) -> None:
@@ -120,14 +140,25 @@ def check_genes(names: Iterable[Any], role: str, name: str) -> None:
         raise ValueError(msg)
 
 
+def numbers(table: pd.DataFrame, column: str, name: str) -> np.ndarray:
+    """Return a column as float64, NaN where values are missing.
+
+    Raises
+    ------
+    TypeError
+        If a value is not a number.
+    """
+    try:
+        return table[column].to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError, OverflowError) as error:
+        msg = f"Column {column} of `{name}` is not numeric (dtype {table[column].dtype}). Convert it, or leave it out."
+        raise TypeError(msg) from error
+
+
 def _weights(net: pd.DataFrame, name: str) -> np.ndarray:
     if "weight" not in net:
         return np.ones(len(net))
-    try:
-        weight = net["weight"].to_numpy(dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        msg = f"Column weight of `{name}` is not numeric (dtype {net['weight'].dtype}). Convert it, or leave it out."
-        raise TypeError(msg) from error
+    weight = numbers(net, "weight", name)
     finite = np.isfinite(weight)
     if not finite.all():
         msg = (
@@ -139,7 +170,7 @@ def _weights(net: pd.DataFrame, name: str) -> np.ndarray:
 
 
 def _signs(net: pd.DataFrame, weight: np.ndarray, name: str) -> np.ndarray:
-    sign = net["sign"].astype(str).map(_SIGNS)
+    sign = pd.Series(names_of(net["sign"])).map(_SIGNS)
     unknown = sign.isna().to_numpy()
     if unknown.any():
         value = str(net["sign"].iloc[int(np.argmax(unknown))])

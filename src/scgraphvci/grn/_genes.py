@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gzip
 import re
+from collections.abc import Iterator
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from scgraphvci.grn._frame import UNREADABLE
 
 _N_FIELDS = 9  # of a line of GTF
 STRANDS = {"+": True, "1": True, "-": False, "-1": False}
@@ -53,30 +56,43 @@ def read_gtf(path: str | PathLike[str], *, feature: str = "gene", attribute: str
     name, identifier = (re.compile(rf'(?:^|;)\s*{re.escape(key)}[ =]"?([^";]+)') for key in (attribute, "gene_id"))
     rows: list[tuple[str, str, int]] = []
     others: set[str] = set()
-    opened = gzip.open(path, "rt") if fspath(path).endswith(".gz") else Path(path).open()
-    with opened as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.startswith("#") or not line.strip():
-                continue
-            fields = line.rstrip("\n").split("\t")
-            if len(fields) != _N_FIELDS:
-                msg = f"Line {number} of {path} has {len(fields)} fields between tabs; a line of GTF has {_N_FIELDS}."
-                raise ValueError(msg)
-            if fields[2] != feature:
-                others.add(fields[2])
-                continue
-            found = name.search(fields[8]) or identifier.search(fields[8])
-            if found is None or fields[6] not in STRANDS or not (fields[3] + fields[4]).isdigit():
-                msg = (
-                    f"Line {number} of {path} has no {attribute!r} or 'gene_id', no strand, or no whole numbers as "
-                    f"start and end: {line[:120]!r}. GFF3 must be converted, for example with gffread."
-                )
-                raise ValueError(msg)
-            rows.append((found[1], fields[0], int(fields[3] if STRANDS[fields[6]] else fields[4]) - 1))
+    for number, line in _lines(path):
+        fields = line.split("\t")
+        if len(fields) != _N_FIELDS:
+            msg = f"Line {number} of {path} has {len(fields)} fields between tabs; a line of GTF has {_N_FIELDS}."
+            raise ValueError(msg)
+        if fields[2] != feature:
+            others.add(fields[2])
+            continue
+        found = name.search(fields[8]) or identifier.search(fields[8])
+        if found is None or fields[6] not in STRANDS or not all(map(_is_position, fields[3:5])):
+            msg = (
+                f"Line {number} of {path} has no {attribute!r} or 'gene_id', no strand, or no whole numbers from 1 as "
+                f"start and end: {line[:120]!r}. GFF3 must be converted, for example with gffread."
+            )
+            raise ValueError(msg)
+        rows.append((found[1], fields[0], int(fields[3] if STRANDS[fields[6]] else fields[4]) - 1))
     if not rows:
         msg = f"{path} has no lines of feature {feature!r}. Features there: {sorted(others)[:10]}."
         raise ValueError(msg)
     return pd.DataFrame(rows, columns=["gene", "chrom", "tss"])
+
+
+def _lines(path: str | PathLike[str]) -> Iterator[tuple[int, str]]:
+    """Yield the numbers and texts of lines that say something."""
+    opened = gzip.open(path, "rt") if fspath(path).endswith(".gz") else Path(path).open()
+    with opened as lines:
+        try:
+            for number, line in enumerate(lines, start=1):
+                if line.strip() and not line.startswith("#"):
+                    yield number, line.rstrip("\n")
+        except UNREADABLE as error:
+            msg = f"{path} cannot be read as text ({error}). It is damaged, or no GTF file."
+            raise ValueError(msg) from error
+
+
+def _is_position(text: str) -> bool:
+    return text.isdecimal() and int(text) > 0
 
 
 def gene_starts(genes: pd.DataFrame | str | PathLike[str]) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scgraphvci.grn._frame import Table, check_columns, check_genes, read_edges, read_table
+from scgraphvci.grn._frame import Table, check_columns, check_genes, numbers, read_edges, read_table
 
 _TARGET, _PEAK = "gene_short_name", "peak_id"
 
@@ -81,6 +81,7 @@ def _base(table: pd.DataFrame) -> pd.DataFrame:
     )
     check_columns(table, [_TARGET], "net", advice)
     regulators = [column for column in table.columns if column not in (_TARGET, _PEAK)]
+    check_columns(table, regulators, "net", advice)
     check_genes(regulators, "columns", "net")
     check_genes(table[_TARGET], "targets", "net")
     text = [column for column in regulators if not pd.api.types.is_numeric_dtype(table[column])]
@@ -121,9 +122,11 @@ def _links(table: pd.DataFrame, p: float | None, top: int | None) -> pd.DataFram
     if top is not None and top < 1:
         msg = f"top={top} must be at least 1; None keeps all links."
         raise ValueError(msg)
-    kept = table if p is None else table[table["p"] <= p]
-    if kept.empty:
-        msg = f"None of {len(table)} links has p <= {p} (smallest {table['p'].min()}). Raise `p`, or None for all."
+    values = {column: numbers(table, column, "net") for column in needed[2:]}
+    links = pd.DataFrame({"source": table["source"].array, "target": table["target"].array, **values})
+    kept = links if p is None else links[links["p"] <= p]
+    if kept.empty and len(links):
+        msg = f"None of {len(links)} links has p <= {p} (smallest {links['p'].min()}). Raise `p`, or None for all."
         raise ValueError(msg)
     kept = kept.sort_values("coef_abs", ascending=False, kind="stable").head(len(kept) if top is None else top)
     return read_edges(kept[["source", "target"]].assign(weight=kept["coef_mean"]), "net")

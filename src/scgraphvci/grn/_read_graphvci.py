@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from scgraphvci.grn._frame import read_edges
+from scgraphvci.grn._frame import names_of, read_edges
 
 
 def read_graphvci(path: str | os.PathLike[str], var_names: Sequence[str]) -> pd.DataFrame:
@@ -47,7 +47,7 @@ def read_graphvci(path: str | os.PathLike[str], var_names: Sequence[str]) -> pd.
     # The one reader whose format is torch's own; the rest of this room, and its import, do without torch.
     from scgraphvci.data._graph_file import load_graph_file
 
-    names = pd.Index(var_names).astype(str)
+    names = pd.Index(names_of(var_names))
     if not names.is_unique:
         msg = f"`var_names` repeat, such as {names[names.duplicated()][0]!r}. Take those the file was made for."
         raise ValueError(msg)

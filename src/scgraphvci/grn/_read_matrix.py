@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from scgraphvci.grn._frame import Table, read_edges, read_table
+from scgraphvci.grn._frame import Table, names_of, read_edges, read_table
 
 
 def read_matrix(
@@ -85,7 +85,7 @@ def _named(matrix: Any, row_names: Any, column_names: Any) -> tuple[sparse.csr_a
             raise TypeError(msg)
         table = read_table(matrix, "matrix", index=True)
         rows, columns, values = table.index, table.columns, table.to_numpy()
-    row_index, column_index = (pd.Index(names).astype(str) for names in (rows, columns))
+    row_index, column_index = (pd.Index(names_of(names)) for names in (rows, columns))
     if values.shape != (len(row_index), len(column_index)):
         msg = f"`matrix` has shape {values.shape}, its names {(len(row_index), len(column_index))}."
         raise ValueError(msg)

@@ -82,7 +82,7 @@ def _edges(graph: nx.Graph, weight: str, sign: str) -> pd.DataFrame:
         msg = f"`graph` must be a graph of networkx, got {type(graph).__name__}."
         raise TypeError(msg)
     rows = [(str(u), str(v), data.get(weight), data.get(sign)) for u, v, data in graph.edges(data=True)]
-    edges = pd.DataFrame(rows, columns=["source", "target", "weight", "sign"])
+    edges = pd.DataFrame(rows, columns=["source", "target", "weight", "sign"], dtype=object)
     for column, attribute in (("weight", weight), ("sign", sign)):
         n_missing = int(edges[column].isna().sum())
         if n_missing == len(edges):

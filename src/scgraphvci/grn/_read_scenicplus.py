@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from scgraphvci.grn._frame import check_columns, read_edges, read_table
+from scgraphvci.grn._frame import check_columns, names_of, read_edges, read_table
 
 _SIGN_IN_NAME = r"_([+-])[/_][+-](?:_\(\d+[gr]\))?$"
 
@@ -63,7 +63,7 @@ def read_scenicplus(
     table = _triplets(data, kind)
     advice = "Expected uns['direct_e_regulon_metadata'] or eRegulon_direct.tsv; `weight` names the column of weights."
     check_columns(table, ["TF", "Gene", "eRegulon_name", weight], "data", advice)
-    sign = table["eRegulon_name"].astype(str).str.extract(_SIGN_IN_NAME)[0]
+    sign = pd.Series(names_of(table["eRegulon_name"])).str.extract(_SIGN_IN_NAME)[0].set_axis(table.index)
     if sign.isna().any():
         name = table.loc[sign.isna().to_numpy(), "eRegulon_name"].iloc[0]
         msg = f"eRegulon {name!r} has no sign in its name, as STAT1_direct_+/+ has. Use the names SCENIC+ gives."

@@ -107,8 +107,8 @@ def warn_of_few_clusters(effects: MarginalEffects) -> None:
     if not few.any():
         return
     msg = (
-        f"{few.sum()} of {few.size} rows rest on 2 or 3 clusters. Their t intervals have 1 or 2 degrees of freedom (95 % "
-        "quantile 12.7 or 4.3), so they are valid and very wide. Add replicates, or average over more of them by a "
+        f"{few.sum()} of {few.size} rows rest on 2 or 3 clusters. Their t intervals have 1 or 2 degrees of freedom "
+        "(95 % quantile 12.7 or 4.3), so they are valid and very wide. Add replicates, or average over more by a "
         "coarser `groupby`."
     )
     warnings.warn(msg, UserWarning, stacklevel=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -14,6 +15,7 @@ from scgraphvci.data import TreatmentTable
 from scgraphvci.data._read import require_column
 from scgraphvci.estimate import EffectSums, Groups, MarginalEffects, coarsen_strata, marginal_effects, median_effects
 from scgraphvci.estimate._arm_variance import ArmVariance
+from scgraphvci.estimate._marginal_effects import check_request
 from scgraphvci.model._calibration import CalibrationMixin, condition_code, fewest_counts
 from scgraphvci.model._checks import check_clusters, warn_of_few_clusters
 from scgraphvci.model._cross_fit import Predictor, assign_folds, fit_folds, release, repetition_seeds
@@ -75,11 +77,12 @@ class EffectsMixin(CalibrationMixin):
     ) -> MarginalEffects:
         r"""Estimate what treatments do on average in strata, with standard errors.
 
-        The default is the paper's Eq. 4, :math:`\hat\Psi(a, x) = \bar Y_a + (\bar m_x - \bar m_a)`: the observed mean
-        of the treated cells, corrected by the difference between the mean prediction over the stratum and over the
-        treated. It is more precise than the observed mean if the latent carries no trace of the treatment received,
-        and biased otherwise; `observed` needs no such assumption and is always in the result. Rows of "robust" in which
-        a test finds such a trace have the status `leak_detected`; `leakage` and `sensitivity` of the result tell more.
+        The default is the paper's Eq. 4, :math:`\hat\Psi(a, x) = \bar Y_a + s (\bar m_x - \bar m_a)`, with a guard
+        :math:`s \le 1` (see `leak_guard`): the observed mean of the treated cells, corrected by the difference between
+        the mean prediction over the stratum and over the treated. It is more precise than the observed mean if the
+        latent carries no trace of the treatment received, and biased otherwise; `observed` needs no such assumption and
+        is always in the result. Rows of "robust" in which a test finds such a trace have the status `leak_detected`;
+        `leakage` and `sensitivity` of the result tell more.
 
         Parameters
         ----------
@@ -182,6 +185,12 @@ class EffectsMixin(CalibrationMixin):
             )
             raise ValueError(msg)
         least_counts = fewest_counts(self.module.likelihood) if min_counts is None else min_counts
+        check_request(
+            estimator, reference, estimand, pseudocount, min_cells, least_counts, alpha, p_adjust, max_leak,
+            keep_influence,
+        )  # fmt: skip
+        for name in [*names, *([] if reference is None else [reference])]:
+            self._vector(name, dose if name in names else None)
         left_out: list[str] = []
 
         def estimate(predictors: list[Predictor]) -> MarginalEffects:
@@ -359,4 +368,5 @@ def _check_repeats(n_repeats: int, cross_fit: int) -> None:
 
 def _fingerprint(names: pd.Index) -> str:
     """Tell whether two results are of the same cells in the same order."""
-    return f"{len(names)} cells, {pd.util.hash_pandas_object(names, index=False).to_numpy().view(np.int64).sum():x}"
+    by_cell = pd.util.hash_pandas_object(names, index=False).to_numpy()
+    return f"{len(names)} cells, {hashlib.sha256(by_cell.tobytes()).hexdigest()[:16]}"

@@ -14,10 +14,13 @@ from scvi import settings
 from scgraphvci._constants import KEYS, SLOTS
 from scgraphvci.data import TreatmentTable
 from scgraphvci.data._sources import as_counterfactual, checked_cells, source_cells
+from scgraphvci.data._store import checked_store, new_layers, new_store, open_store, write_rows, write_uns
 from scgraphvci.model._encode import EncodedBatch, EncodingMixin
 from scgraphvci.module._likelihood import is_count
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from anndata import AnnData
     from mudata import MuData
     from torch import Tensor
@@ -74,6 +77,7 @@ class PredictionMixin(EncodingMixin):
         adata: AnnData | MuData | None = None,
         library: Library = "standard",
         batch_size: int | None = None,
+        store: str | Path | None = None,
     ) -> AnnData:
         """Predict what cells would express on average had they received a treatment.
 
@@ -95,16 +99,22 @@ class PredictionMixin(EncodingMixin):
             For counts: "standard" gives expected counts at the median training library, "observed" at each cell's own.
         batch_size
             Cells per batch.
+        store
+            Path of an .h5ad or .zarr to make: predictions are written to it batch by batch and stay there.
 
         Returns
         -------
         AnnData of the source cells with predictions in `X`, their `obs` with `counterfactual_treatment`,
-        `counterfactual_dose` where there is one, and `source_cell`, and `var` of the data.
+        `counterfactual_dose` where there is one, and `source_cell`, and `var` of the data. With `store`, `X` is on
+        disk: the AnnData is backed by the .h5ad file, or holds the array of the .zarr.
 
         Raises
         ------
         ValueError
-            If the treatment or its dose is unknown, both `source` and `indices` are given, or there are no such cells.
+            If the treatment or its dose is unknown, both `source` and `indices` are given, there are no such cells, or
+            `store` ends neither in .h5ad nor in .zarr.
+        FileExistsError
+            If there is something at `store`.
 
         Notes
         -----
@@ -112,14 +122,23 @@ class PredictionMixin(EncodingMixin):
         """
         self._check_if_trained(warn=False)
         adata = self._validate_anndata(adata)
+        path = None if store is None else checked_store(store)
         cells = self._source(adata, source, indices)
         vector = self._vector(treatment, dose)
+
+        def fill(predicted: Any) -> None:
+            position = 0
+            for encoded in self._encoded(adata, cells, batch_size):
+                block = self._counterfactual_mean(encoded, vector, library)
+                predicted[position : position + len(block)] = block
+                position += len(block)
+
+        if path is not None:
+            with new_store(path, self._to_adata(adata, cells, None, treatment, dose)) as predicted:
+                fill(predicted)
+            return open_store(path)
         predicted = np.empty((cells.size, self.summary_stats["n_vars"]), dtype=np.float32)
-        position = 0
-        for encoded in self._encoded(adata, cells, batch_size):
-            block = self._counterfactual_mean(encoded, vector, library)
-            predicted[position : position + len(block)] = block
-            position += len(block)
+        fill(predicted)
         return self._to_adata(adata, cells, predicted, treatment, dose)
 
     def sample(
@@ -198,13 +217,17 @@ class PredictionMixin(EncodingMixin):
         Raises
         ------
         ValueError
-            If a treatment is unknown, two of them would share a layer, or the data hold other genes.
+            If a treatment is unknown, two of them would share a layer, the data hold other genes, or they are backed
+            by a file that was opened for reading only.
 
         Notes
         -----
         Writes ``layers["counterfactual_<treatment>"]``, with ``@<dose>`` where a dose is given, shape
         ``(n_cells, n_genes)``, float32; and ``uns["counterfactuals"]``, which maps each layer to its treatment and
-        dose. A '/' in a name, which no AnnData file can hold in a key, becomes '|'.
+        dose. A ``/`` in a name, which no AnnData file can hold in a key, becomes ``|``.
+
+        Of data backed by a file that was opened with ``backed="r+"`` the layers are written to the file, batch by
+        batch, and `layers` holds them without reading them; `uns` is written to the file too.
         """
         self._check_if_trained(warn=False)
         if adata is not None and self._genes(adata) != self._model_genes():
@@ -220,12 +243,21 @@ class PredictionMixin(EncodingMixin):
         known = dict(table.uns.get("counterfactuals", {}))
         entries = _layer_entries(names, dose, known)
 
-        cells = checked_cells(indices, data.n_obs)
+        cells = np.unique(checked_cells(indices, data.n_obs))
+
+        def fill(layers: dict[str, Any]) -> None:
+            for encoded in self._encoded(data, cells, batch_size):
+                for key, entry in entries.items():
+                    vector = vectors[entry["treatment"]]
+                    write_rows(layers[key], encoded.cells, self._counterfactual_mean(encoded, vector, library))
+
+        if table.isbacked:
+            with new_layers(table, list(entries)) as layers:
+                fill(layers)
+            write_uns(table, "counterfactuals", {**known, **entries})
+            return
         layers = {key: np.full(table.shape, np.nan, dtype=np.float32) for key in entries}
-        for encoded in self._encoded(data, cells, batch_size):
-            for key, entry in entries.items():
-                vector = vectors[entry["treatment"]]
-                layers[key][encoded.cells] = self._counterfactual_mean(encoded, vector, library)
+        fill(layers)
         for key, layer in layers.items():
             table.layers[key] = layer
         table.uns["counterfactuals"] = {**known, **entries}
@@ -284,7 +316,7 @@ class PredictionMixin(EncodingMixin):
         return source_cells(table, np.asarray(manager.get_from_registry(KEYS.TREATMENT)).ravel(), source, indices)
 
     def _to_adata(
-        self, adata: AnnData | MuData, cells: np.ndarray, values: np.ndarray, treatment: str, dose: Dose
+        self, adata: AnnData | MuData, cells: np.ndarray, values: np.ndarray | None, treatment: str, dose: Dose
     ) -> AnnData:
         """Predictions as an AnnData that chains with scanpy."""
         used = None

@@ -86,6 +86,8 @@ class SafeSavingMixin(_Base):
             If the directory exists and `overwrite` is false, or `save_anndata` is true and the model has no data.
         TypeError
             If an attribute is not plain data; the message names it. Nothing is written then.
+        OSError
+            If the system refuses to write, as on a full disk. An older model stays in place.
         """
         directory, prefix = Path(dir_path), prefix or ""
         safe_path = directory / f"{prefix}{_archive.MODEL_FILE}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass
+from torch.utils.data import Subset
 
 from scgraphvci._constants import KEYS
 from scgraphvci.data import (
@@ -22,6 +23,8 @@ from scgraphvci.data import (
     TreatmentTable,
 )
 from scgraphvci.data._read import modality as modality_of
+from scgraphvci.data._rows import by_rows
+from scgraphvci.train._loader import ScreenDataset
 from scgraphvci.train._splitter import not_held_out
 
 if TYPE_CHECKING:
@@ -164,13 +167,27 @@ class ScreenSetupMixin(_Base):
 
 
 class ScreenManager(AnnDataManager):
-    """Registers all fields or, if one of them finds fault with the data, none."""
+    """Registers all fields or, if one of them finds fault with the data, none; reads cells whatever holds them."""
 
     def register_fields(self, adata: AnnData | MuData, source_registry: dict | None = None, **kwargs: Any) -> None:
         """Register fields, or transfer them from a saved registry; leave the data as they were if one fails."""
         with _unchanged_on_error(adata, self.fields):
             _check_order_of_cells(adata, self.fields[0].mod_key)
             super().register_fields(adata, source_registry, **kwargs)
+
+    def get_from_registry(self, registry_key: str) -> Any:
+        """Return registered data; expression as something that can be read by rows."""
+        data = super().get_from_registry(registry_key)
+        return by_rows(data) if registry_key == KEYS.OUTCOME else data
+
+    def create_torch_dataset(
+        self, indices: Any = None, data_and_attributes: Any = None, load_sparse_tensor: bool = False
+    ) -> Any:
+        """Return a dataset of some cells, or of all."""
+        if load_sparse_tensor:
+            return super().create_torch_dataset(indices, data_and_attributes, load_sparse_tensor)
+        dataset = ScreenDataset(self, data_and_attributes)
+        return dataset if indices is None else Subset(dataset, indices)
 
 
 def _check_order_of_cells(adata: AnnData | MuData, mod_key: str | None) -> None:
@@ -262,5 +279,8 @@ def _check_keys(argument: str, keys: list[str] | None, perturbation_key: str) ->
         msg = f"`{argument}` names {repeated} twice. Name every column once."
         raise ValueError(msg)
     if perturbation_key in (keys or []):
-        msg = f"`{argument}` names {perturbation_key!r}, which is the treatment: a covariate is measured before it."
+        msg = (
+            f"`{argument}` names {perturbation_key!r}, which is the treatment: a covariate is measured before it. "
+            "Leave it out."
+        )
         raise ValueError(msg)

@@ -73,18 +73,22 @@ class EdgeLogits(BaseModuleClass):
         values = torch.as_tensor(np.ascontiguousarray(table), device=self.logit.device).reshape(-1)
         return values.clone() if self.candidates.keys is None else values[self.candidates.keys]
 
-    def _set_log_odds(self, log_odds: Tensor, evidence: np.ndarray | None) -> None:
-        """Turn evidence into log odds, and start there."""
-        if evidence is None:
+    def _set_log_odds(self, log_odds: Tensor, evidence: np.ndarray | None, perturbed: np.ndarray | None) -> None:
+        """Turn evidence into log odds, for edges of perturbed sources and of others apart, and start there."""
+        if evidence is None or perturbed is None:
             msg = "Log odds need evidence: compute the statistics with `evidence=True`."
             raise ValueError(msg)
         found = self._of_candidates(evidence)
+        shifted = self._of_candidates(np.broadcast_to(perturbed, evidence.shape))
         prior = self.candidates.prior
         target, source = self.candidates.genes(prior)
         outside = self.candidates.absent(torch.arange(self.candidates.n_absent, device=found.device))
-        posterior = edge_posterior(found[prior[target != source]].cpu().numpy(), found[outside].cpu().numpy())
-        found.mul_(posterior.slope).add_(posterior.outside)
-        found[prior] += posterior.within - posterior.outside
+        for group in (True, False):
+            listed, other = prior[shifted[prior] == group], outside[shifted[outside] == group]
+            of_others = prior[(shifted[prior] == group) & (target != source)]
+            posterior = edge_posterior(found[of_others].cpu().numpy(), found[other].cpu().numpy())
+            found[listed] = posterior.slope * found[listed] + posterior.within
+            found[other] = posterior.slope * found[other] + posterior.outside
         found[self.candidates.excluded] = -MAX_LOGIT
         log_odds.copy_(found.clamp(-MAX_LOGIT, MAX_LOGIT))
         self.logit.copy_(log_odds)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch_geometric.nn import GCNConv
+
+from scgraphvci.module._sampled_graph import _csr, _product
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +39,10 @@ class GraphEncoder(nn.Module):
 
     edge_index: Tensor
     edge_weight: Tensor
+    row_pointer: Tensor
+    column_pointer: Tensor
+    target_by_source: Tensor
+    weight_by_source: Tensor
 
     def __init__(
         self,
@@ -49,8 +55,17 @@ class GraphEncoder(nn.Module):
     ) -> None:
         super().__init__()
         index, weight = normalised_edges(n_genes, edge_index, edge_weight)
-        self.register_buffer("edge_index", torch.from_numpy(index), persistent=False)
-        self.register_buffer("edge_weight", torch.from_numpy(weight), persistent=False)
+        by_source = np.lexsort((index[1], index[0]))
+        buffers = {
+            "edge_index": index,
+            "edge_weight": weight,
+            "row_pointer": pointers(n_genes, index[1]),
+            "column_pointer": pointers(n_genes, index[0][by_source]),
+            "target_by_source": index[1][by_source],
+            "weight_by_source": weight[by_source],
+        }
+        for name, values in buffers.items():
+            self.register_buffer(name, torch.from_numpy(values), persistent=False)
         self.embedding = nn.Parameter(torch.randn(n_genes, n_hidden) / n_hidden**0.5)
         self.project: nn.Linear | None = None
         if features is not None:
@@ -67,9 +82,36 @@ class GraphEncoder(nn.Module):
         state: Tensor = self.embedding
         if self.project is not None:
             state = state + self.project(self.features)
-        for convolution, gate in zip(self.convolutions, self.gates, strict=True):
-            state = state + gate * torch.relu(convolution(state, self.edge_index, self.edge_weight))
+        layers: Any = self.convolutions
+        for convolution, gate in zip(layers, self.gates, strict=True):
+            # The convolution's own way gathers one row of features per edge, which takes 20 times as long.
+            message = self._from_sources(convolution.lin(state)) + convolution.bias
+            state = state + gate * torch.relu(message)
         return state
+
+    def _from_sources(self, state: Tensor) -> Tensor:
+        """Sum over each gene's regulators of edge weight times state, shape ``(n_genes, n_hidden)``."""
+        incoming = self.row_pointer, self.edge_index[0], self.edge_weight
+        outgoing = self.column_pointer, self.target_by_source, self.weight_by_source
+        return _NetworkProduct.apply(state.to(self.edge_weight.dtype), incoming, outgoing)
+
+
+class _NetworkProduct(torch.autograd.Function):
+    """Constant sparse times dense. The transpose is stored, too: torch would sort the edges again at every step."""
+
+    @staticmethod
+    def forward(ctx: Any, state: Tensor, incoming: tuple[Tensor, ...], outgoing: tuple[Tensor, ...]) -> Tensor:
+        ctx.outgoing = outgoing
+        return _product(_csr(*incoming), state)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return _product(_csr(*ctx.outgoing), gradients[0].contiguous()), None, None
+
+
+def pointers(n_genes: int, row: np.ndarray) -> np.ndarray:
+    """Return where the edges of each row begin among sorted rows, and their number; shape ``(n_genes + 1,)``."""
+    return np.searchsorted(row, np.arange(n_genes + 1)).astype(np.int64)
 
 
 def normalised_edges(n_genes: int, edge_index: np.ndarray, edge_weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -80,7 +122,8 @@ def normalised_edges(n_genes: int, edge_index: np.ndarray, edge_weight: np.ndarr
 
     Returns
     -------
-    Edge index of shape ``(2, n_edges + n_genes)`` and weights of shape ``(n_edges + n_genes,)``, float32.
+    Edge index of shape ``(2, n_edges + n_genes)`` and weights of shape ``(n_edges + n_genes,)``, float32; sorted by
+    target, then source.
     """
     weight = np.asarray(edge_weight, dtype=np.float64)
     keep = edge_index[0] != edge_index[1]
@@ -91,4 +134,5 @@ def normalised_edges(n_genes: int, edge_index: np.ndarray, edge_weight: np.ndarr
     out_degree = np.bincount(index[0], weights=np.abs(weight), minlength=n_genes)
     in_degree = np.bincount(index[1], weights=np.abs(weight), minlength=n_genes)
     weight = weight / np.sqrt(out_degree[index[0]] * in_degree[index[1]])
-    return index.astype(np.int64), weight.astype(np.float32)
+    order = np.lexsort(index)
+    return np.ascontiguousarray(index[:, order], dtype=np.int64), weight[order].astype(np.float32)

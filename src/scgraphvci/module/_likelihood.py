@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from scvi.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
 from torch.distributions import Distribution, Normal
+from torch.nn.functional import mse_loss
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Likelihood = Literal["normal", "nb", "zinb"]
 LOG_RATE_BOUND = 15.0  # e^15 counts of one gene in one cell: beyond any data, within float32
+EPS = 1e-8  # added to rates and dispersions before the logarithm, as in scvi-tools
 MIN_SCALE = 1e-2  # standard deviation a gene keeps even if it hardly varies, so that one gene cannot own the loss
 
 
@@ -59,6 +62,54 @@ def distribution(
     if likelihood == "nb":
         return NegativeBinomial(mu=rate, theta=theta)
     return ZeroInflatedNegativeBinomial(mu=rate, theta=theta, zi_logits=parameters[1])
+
+
+def mean_log_prob(
+    likelihood: Likelihood,
+    parameters: list[Tensor],
+    gene_dispersion: Tensor | None,
+    library: Tensor | float,
+    outcome: Tensor,
+) -> Tensor:
+    """Log-likelihood of outcomes, averaged over genes: that of :func:`distribution`, with fewer passes over the data.
+
+    What depends on the gene alone is computed once per gene. torch's and scvi-tools' distributions expand it to all
+    cells first, which for NB makes a third of the cost of a training step.
+
+    Parameters
+    ----------
+    likelihood, parameters, gene_dispersion, library
+        As for :func:`distribution`; parameters and library broadcast against `outcome`.
+    outcome
+        Expression, or counts as observed, shape ``(n_cells, n_genes)``.
+
+    Returns
+    -------
+    Shape of the parameters without genes.
+    """
+    if likelihood == "zinb":
+        return distribution(likelihood, parameters, gene_dispersion, library).log_prob(outcome).mean(dim=-1)
+    log_dispersion = (parameters[-1] if gene_dispersion is None else gene_dispersion).clamp(-10, 10)
+    if likelihood == "normal":
+        scale = torch.exp(log_dispersion) + MIN_SCALE
+        distance = mean_square(parameters[0], outcome, 0.5 / scale.square()) + scale.log().mean(dim=-1)
+        return -distance - 0.5 * math.log(2 * math.pi)
+    rate, theta = _rate(parameters[0]) * library, torch.exp(log_dispersion)
+    total = torch.log(theta + rate + EPS)
+    per_gene = theta * torch.log(theta + EPS) - torch.lgamma(theta)
+    count = outcome * torch.log(rate + EPS) - (outcome + theta) * total
+    return (count + torch.lgamma(outcome + theta) - torch.lgamma(outcome + 1) + per_gene).mean(dim=-1)
+
+
+def mean_square(predicted: Tensor, observed: Tensor, weight: Tensor) -> Tensor:
+    """Mean over genes of a weight times the squared difference; in float32 at least, for half precision is for layers.
+
+    Weights are per gene, or per cell and gene; `observed` broadcasts against `predicted`.
+    """
+    with torch.autocast(device_type=predicted.device.type, enabled=False):
+        dtype = torch.promote_types(predicted.dtype, torch.float32)
+        square = mse_loss(predicted.to(dtype), observed.to(dtype).expand_as(predicted), reduction="none")
+        return square @ weight / weight.numel() if weight.dim() == 1 else (square * weight).mean(dim=-1)
 
 
 def initial_dispersion(likelihood: Likelihood, mean: Tensor, variance: Tensor) -> Tensor:

@@ -203,7 +203,14 @@ class GraphVCIModule(ObjectiveMixin, BaseModuleClass):
         """Return gene embeddings H (n_genes, n_hidden), or None without a graph. Once per step, not per cell."""
         return None if self.graph is None else self.graph()
 
-    def to_input(self, outcome: Tensor, treatment: Tensor, levels: Tensor) -> Tensor:
+    def response(self, treatment: Tensor, levels: Tensor) -> Tensor | None:
+        """Return the baseline's response to treatments, shape ``(n_cells, n_genes)``; None without a baseline.
+
+        Methods that take a `response` compute it where it is None; a training step computes it once.
+        """
+        return None if self.baseline is None else self.baseline.response(treatment, levels)
+
+    def to_input(self, outcome: Tensor, treatment: Tensor, levels: Tensor, response: Tensor | None = None) -> Tensor:
         """Bring an outcome on the model's scale to the scale the encoder reads.
 
         That is log1p for counts, less gene mean and baseline response (or the gene mean only): what the treatment
@@ -214,7 +221,8 @@ class GraphVCIModule(ObjectiveMixin, BaseModuleClass):
         value = torch.log1p(outcome) if count else outcome
         if self.baseline is None or not self.residual_input:
             return value - self.input_mean
-        expected = self.baseline.intercept + self.baseline.response(treatment, levels)
+        response = self.baseline.response(treatment, levels) if response is None else response
+        expected = self.baseline.intercept + response
         return value - (torch.log1p(mean_of("nb", [expected])) if count else expected)
 
     def fourier_features(self, outcome: Tensor) -> Tensor:
@@ -243,23 +251,31 @@ class GraphVCIModule(ObjectiveMixin, BaseModuleClass):
         continuous: Tensor | None,
         genes: Tensor | None,
         encoder: Encoder | None = None,
+        response: Tensor | None = None,
     ) -> Normal:
         """Return q(z | y, g, x, t) for outcomes on the model's scale (counts per standard library for counts)."""
         encoder = self.encoder if encoder is None else encoder
         covariates = self.covariates(levels, continuous)
-        value = self.to_input(outcome, treatment, levels)
+        value = self.to_input(outcome, treatment, levels, response)
         return encoder(value, self.treatment_embedding(treatment), covariates, genes)
 
-    def decode(self, latent: Tensor, treatment: Tensor, levels: Tensor, genes: Tensor | None) -> list[Tensor]:
+    def decode(
+        self,
+        latent: Tensor,
+        treatment: Tensor,
+        levels: Tensor,
+        genes: Tensor | None,
+        response: Tensor | None = None,
+    ) -> list[Tensor]:
         """Return the outcome's parameters, each ``(n_cells, n_genes)``: the decoder's plus the baseline."""
         parameters = self.decoder(latent, self.treatment_embedding(treatment), genes)
         if self.likelihood == "zinb":
             parameters[1] = parameters[1] + DROPOUT_LOGIT
         if self.baseline is not None:
-            response = self.baseline.response(treatment, levels)
+            response = self.baseline.response(treatment, levels) if response is None else response
             parameters[0] = parameters[0] + self.baseline.mean(response, levels)
             if self.gain is not None:
-                parameters[0] = parameters[0] + self.gain(latent) * response
+                parameters[0] = torch.addcmul(parameters[0], self.gain(latent), response)
         return parameters
 
     def mean(self, parameters: list[Tensor]) -> Tensor:
@@ -301,8 +317,10 @@ class GraphVCIModule(ObjectiveMixin, BaseModuleClass):
     def inference(self, cells: dict[str, Any]) -> dict[str, Any]:
         """Encode cells and the graph; hand the unpacked minibatch on to `generative` and `loss`."""
         genes = self.embed_genes()
-        qz = self.encode(cells["outcome"], cells["treatment"], cells["levels"], cells["continuous"], genes)
-        return {"qz": qz, "genes": genes, "cells": cells}
+        treatment, levels = cells["treatment"], cells["levels"]
+        response = self.response(treatment, levels)
+        qz = self.encode(cells["outcome"], treatment, levels, cells["continuous"], genes, response=response)
+        return {"qz": qz, "genes": genes, "cells": cells, "response": response}
 
     def _get_generative_input(
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Any], **kwargs: Any
@@ -311,35 +329,40 @@ class GraphVCIModule(ObjectiveMixin, BaseModuleClass):
 
     @auto_move_data
     def generative(
-        self, qz: Normal, genes: Tensor | None, cells: dict[str, Any], counterfactual: Tensor | None
+        self,
+        qz: Normal,
+        genes: Tensor | None,
+        cells: dict[str, Any],
+        response: Tensor | None,
+        counterfactual: Tensor | None,
     ) -> dict[str, Any]:
         """Decode latent samples under the cells' own treatment and one of them under the counterfactual one."""
-        treatment, levels, library = cells["treatment"], cells["levels"], cells["library"]
-        n = treatment.shape[0]
-        latent = qz.rsample((self.n_samples,)).flatten(0, 1)
-        stacked, where = treatment.repeat(self.n_samples, 1), levels.repeat(self.n_samples, 1)
-        if counterfactual is None:
-            factual, other = self.decode(latent, stacked, where, genes), None
-        else:  # one pass through the decoder for both
-            both = self.decode(
-                torch.cat([latent, latent[:n]]),
-                torch.cat([stacked, counterfactual]),
-                torch.cat([where, levels]),
-                genes,
-            )
-            factual = [parameter[: self.n_samples * n] for parameter in both]
-            other = [parameter[self.n_samples * n :] for parameter in both]
-        repeated = library.repeat(self.n_samples, 1) if isinstance(library, torch.Tensor) else library
-        return {"px": self.outcome_distribution(factual, repeated), "counterfactual_parameters": other}
+        treatment, levels, n_samples = cells["treatment"], cells["levels"], self.n_samples
+        latent = qz.rsample((n_samples,)).flatten(0, 1)
+        n, n_factual = len(treatment), len(latent)
+        outputs: dict[str, Any] = {"counterfactual_parameters": None, "counterfactual_response": None}
+        treatments, responses = [treatment] * n_samples, [response] * n_samples
+        if counterfactual is not None:  # one pass through the decoder for both
+            other = self.response(counterfactual, levels)
+            latent = torch.cat([latent, latent[:n]])
+            treatments, responses = [*treatments, counterfactual], [*responses, other]
+            outputs["counterfactual_response"] = other
+        stacked = None if response is None else torch.cat([part for part in responses if part is not None])
+        where = levels.repeat(len(treatments), 1)
+        parameters = self.decode(latent, torch.cat(treatments), where, genes, stacked)
+        outputs["parameters"] = [parameter[:n_factual].view(n_samples, n, -1) for parameter in parameters]
+        if counterfactual is not None:
+            outputs["counterfactual_parameters"] = [parameter[n_factual:] for parameter in parameters]
+        return outputs
 
     @torch.inference_mode()
     def sample(self, tensors: dict[str, Tensor], n_samples: int = 1) -> Tensor:
         """Draw reconstructions of cells, shape ``(n_samples, n_cells, n_genes)``."""
         encoded = self.inference(**self._get_inference_input(tensors))
-        cells, genes = encoded["cells"], encoded["genes"]
+        cells, genes, response = encoded["cells"], encoded["genes"], encoded["response"]
         draws = []
         for _ in range(n_samples):
-            parameters = self.decode(encoded["qz"].sample(), cells["treatment"], cells["levels"], genes)
+            parameters = self.decode(encoded["qz"].sample(), cells["treatment"], cells["levels"], genes, response)
             draws.append(self.outcome_distribution(parameters, cells["library"]).sample())
         return torch.stack(draws)
 

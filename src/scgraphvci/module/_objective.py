@@ -15,7 +15,7 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from scgraphvci.module._fourier import squared_discrepancy
-from scgraphvci.module._likelihood import draw_like
+from scgraphvci.module._likelihood import Likelihood, draw_like, mean_log_prob, mean_square
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,6 +47,8 @@ class ObjectiveMixin(_Base):
         See :class:`scgraphvci.module.GraphVCIModule`.
     n_samples
         Latent samples for the reconstruction term.
+    likelihood, gene_dispersion
+        Of the outcome, see :func:`scgraphvci.module._likelihood.distribution`.
     """
 
     individual_weight: float
@@ -56,6 +58,8 @@ class ObjectiveMixin(_Base):
     distribution_target: Literal["stratum", "cell"]
     kernel_bandwidth: float | Literal["gene"]
     n_samples: int
+    likelihood: Likelihood
+    gene_dispersion: Tensor | None
 
     @abstractmethod
     def fourier_features(self, outcome: Tensor) -> Tensor:
@@ -76,8 +80,10 @@ class ObjectiveMixin(_Base):
         """
         cells = inference_outputs["cells"]
         n, n_genes = cells["outcome"].shape
-        log_prob = generative_outputs["px"].log_prob(cells["counts_or_expression"].repeat(self.n_samples, 1))
-        reconstruction = -log_prob.mean(dim=1).view(self.n_samples, n).mean(dim=0)
+        reconstruction = -mean_log_prob(
+            self.likelihood, generative_outputs["parameters"], self.gene_dispersion, cells["library"],
+            cells["counts_or_expression"],
+        ).mean(dim=0)  # fmt: skip
 
         parameters = generative_outputs["counterfactual_parameters"]
         predicted = self.mean(parameters)
@@ -87,7 +93,7 @@ class ObjectiveMixin(_Base):
 
         other_qz = self.encode(
             predicted, tensors[COUNTERFACTUAL_KEY], cells["levels"], cells["continuous"], inference_outputs["genes"],
-            frozen_encoder,
+            frozen_encoder, generative_outputs["counterfactual_response"],
         )  # fmt: skip
         divergence = latent_divergence(inference_outputs["qz"], other_qz, n_genes)
 
@@ -154,7 +160,8 @@ def kernel_distance(predicted: Tensor, mean: Tensor, variance: Tensor, bandwidth
     -------
     Shape ``(n_cells,)``.
     """
-    return (((predicted - mean).square() + variance) / (2 * bandwidth**2)).mean(dim=-1)
+    weight = torch.as_tensor(0.5 / bandwidth**2, dtype=mean.dtype, device=mean.device).expand(mean.shape[-1])
+    return mean_square(predicted, mean, weight) + (variance * weight).mean(dim=-1)
 
 
 def gaussian_distance(predicted: Tensor, mean: Tensor, variance: Tensor) -> Tensor:

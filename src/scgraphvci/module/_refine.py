@@ -88,7 +88,8 @@ class RefineModule(EdgeLogits):
     -----
     The log odds are linear in the evidence, ``slope * E + intercept``, with an intercept for pairs of the prior and one
     for others: :func:`scgraphvci.data._edge_posterior.edge_posterior` estimates them from how evidence differs between
-    these groups, so that their sigmoid is the probability that an edge is real. Logits are kept within 12 of 0.
+    these groups, so that their sigmoid is the probability that an edge is real. It does so for edges of perturbed
+    regulators and of others apart, as shifts add evidence to the former. Logits are kept within 12 of 0.
     """
 
     sign: Tensor
@@ -201,7 +202,7 @@ class RefineModule(EdgeLogits):
         self.sign.copy_(covariance.sign())
         self._set_scales(covariance.abs_(), statistics.n_cells)
         if self.log_odds is not None:
-            self._set_log_odds(self.log_odds, statistics.evidence)
+            self._set_log_odds(self.log_odds, statistics.evidence, statistics.perturbed)
         if self.learn_features:
             self.features.copy_(torch.as_tensor(statistics.features))
 

@@ -89,6 +89,8 @@ def refine_grn(
 
     * `varp[key_added]`: CSR float32, shape ``(n_genes, n_genes)``, **row = regulator, column = target**; values are
       confidences, all above the threshold
+    * ``varp[f"{key_added}_sign"]``: CSR float32, 1 or -1 for every edge of either network: whether regulator and target
+      go together in the training cells, given all other regulators
     * ``varp[f"{key_added}_support"]``, with restarts: CSR float32 in the same orientation, the support of every edge
       that any restart found, whether or not the network has it; an older one is removed where there are no restarts
     * `uns[key_added]`: dict with `params` (every argument that matters, `grn_key` among them) and `n_edges`
@@ -147,6 +149,7 @@ def refine_grn(
     adata = adata.copy() if copy else adata
     table = _table(adata, modality)
     table.varp[key_added] = _matrix(fit.found, fit.found["weight"], table.var_names)
+    table.varp[f"{key_added}_sign"] = _matrix(fit.edges, fit.edges["sign"], table.var_names)
     if support is not None:
         table.varp[f"{key_added}_support"] = support
     elif f"{key_added}_support" in table.varp:  # of an earlier network

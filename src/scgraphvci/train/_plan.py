@@ -108,12 +108,18 @@ class CounterfactualPlan(TrainingPlan):
         self._hold_unobserved = hold_unobserved and module.baseline is not None
         self._best: dict[str, Any] = {}
         self._good_epoch = 0
+        self._first_epoch = 0
         # No buffer changes in training and every process computes the same, so that none has to be sent at every step.
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser with its schedule."""
         config = super().configure_optimizers()
+        if self.optimizer_name != "Custom" and self.device.type in ("cpu", "cuda"):
+            # One pass over all parameters. Set here, for Lightning does not clip gradients in mixed precision for an
+            # optimiser that was built so.
+            for group in config["optimizer"].param_groups:
+                group["fused"] = True
         if self.reduce_lr_on_plateau and "validation" in self.lr_scheduler_metric:
             # The metric is known only after epochs that validate.
             config["lr_scheduler"]["frequency"] = self.trainer.check_val_every_n_epoch
@@ -134,10 +140,19 @@ class CounterfactualPlan(TrainingPlan):
         self._keep_weights()
 
     def on_train_epoch_start(self) -> None:
-        """Seed the epoch's draws and refresh the frozen encoder."""
+        """Seed the order of cells and refresh the frozen encoder."""
         self._seed()
+        if 0 < self._first_epoch == self.current_epoch:
+            # Lightning makes the loader's iterator, which draws one number before the order of cells, after this hook,
+            # but that of the first epoch of a training, here a resumed one, earlier.
+            torch.empty((), dtype=torch.int64).random_()
         if self._use_frozen_encoder:
             self._frozen_encoder[:] = [copy.deepcopy(self.module.encoder).requires_grad_(False)]
+
+    def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Seed the epoch's draws, whatever was drawn for the order of cells."""
+        if batch_idx == 0:
+            self._seed()
 
     def on_train_epoch_end(self) -> None:
         """Check the weights: after the last step of training no loss would tell."""
@@ -154,19 +169,24 @@ class CounterfactualPlan(TrainingPlan):
 
     def on_validation_end(self) -> None:
         """Keep the weights if they are the best so far. Many epochs on few cells learn these by heart."""
-        if not self._keep_best or self.trainer.sanity_checking:
-            return
+        if self._keep_best and not self.trainer.sanity_checking:
+            self._keep_if_best()
+
+    def _keep_if_best(self) -> None:
         loss = float(self.trainer.callback_metrics["validation_loss"])
         if loss < self._best.get("loss", math.inf):
             self._best.update(loss=loss, weights=self._weights())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the best weights, so that a resumed training ends as an undisturbed one."""
+        if self._keep_best and self.trainer.validating:  # callbacks save before the plan learns that validation ended
+            self._keep_if_best()
         checkpoint["best"] = dict(self._best)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the best weights so far."""
+        """Take up the best weights so far, and the epoch that comes next."""
         self._best = dict(checkpoint.get("best", {}))
+        self._first_epoch = int(checkpoint["epoch"]) + 1
 
     def on_validation_epoch_start(self) -> None:
         """Use the same draws in every validation, so that epochs compare."""

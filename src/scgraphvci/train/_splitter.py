@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scvi import settings
 from scvi.dataloaders import DataSplitter
+from torch.utils.data import DataLoader
 
 from scgraphvci._constants import KEYS, SPLITS
 from scgraphvci.data._read import modality
+from scgraphvci.data._rows import StoredRows
+from scgraphvci.train._loader import BufferedCells
 
 if TYPE_CHECKING:
     from scvi.data import AnnDataManager
@@ -21,7 +24,8 @@ class SplitByColumn(DataSplitter):
     """scvi-tools' splitter with the split column's "train", "test" and "ood" cells in its three slots.
 
     Without a split column, cells are split at random, seeded by ``scvi.settings.seed`` (0 if that is unset), so that
-    two trainings see the same cells.
+    two trainings see the same cells. Training cells that are not in memory come in the order of
+    :class:`~scgraphvci.train._loader.BufferedCells`, unless several devices share them.
     """
 
     def __init__(
@@ -35,6 +39,15 @@ class SplitByColumn(DataSplitter):
         if "external_indexing" not in kwargs:
             kwargs["external_indexing"] = split_indices(adata_manager, train_size, validation_size, shuffle_set_split)
         super().__init__(adata_manager, **kwargs)
+
+    def train_dataloader(self) -> Any:
+        """Return shuffled minibatches of training cells."""
+        stored = isinstance(self.adata_manager.get_from_registry(KEYS.OUTCOME), StoredRows)
+        if not stored or self.data_loader_kwargs.get("distributed_sampler"):
+            return super().train_dataloader()
+        batch_size = self.data_loader_kwargs.get("batch_size") or settings.batch_size
+        cells = BufferedCells(self.adata_manager, self.train_idx, batch_size, self.drop_last)
+        return DataLoader(cells, sampler=cells, batch_size=None, pin_memory=self.pin_memory)
 
     def val_dataloader(self) -> Any:
         """Return minibatches of validation cells; none, rather than None, where there are no such cells."""
