@@ -205,6 +205,13 @@ class PredictionMixin(EncodingMixin):
     ) -> None:
         """Write counterfactual expression of cells to layers, so that scanpy can plot it.
 
+        Writes ``layers["counterfactual_<treatment>"]``, with ``@<dose>`` where a dose is given, shape
+        ``(n_cells, n_genes)``, float32; and ``uns["counterfactuals"]``, which maps each layer to its treatment and
+        dose. A ``/`` in a name, which no AnnData file can hold in a key, becomes ``|``.
+
+        Of data backed by a file that was opened with ``backed="r+"`` the layers are written to the file, batch by
+        batch, and `layers` holds them without reading them; `uns` is written to the file too.
+
         Parameters
         ----------
         treatments
@@ -219,15 +226,6 @@ class PredictionMixin(EncodingMixin):
         ValueError
             If a treatment is unknown, two of them would share a layer, the data hold other genes, or they are backed
             by a file that was opened for reading only.
-
-        Notes
-        -----
-        Writes ``layers["counterfactual_<treatment>"]``, with ``@<dose>`` where a dose is given, shape
-        ``(n_cells, n_genes)``, float32; and ``uns["counterfactuals"]``, which maps each layer to its treatment and
-        dose. A ``/`` in a name, which no AnnData file can hold in a key, becomes ``|``.
-
-        Of data backed by a file that was opened with ``backed="r+"`` the layers are written to the file, batch by
-        batch, and `layers` holds them without reading them; `uns` is written to the file too.
         """
         self._check_if_trained(warn=False)
         if adata is not None and self._genes(adata) != self._model_genes():
