@@ -23,6 +23,7 @@ from scgraphvci.module._objective import (
     TARGET_VARIANCE_KEY,
     draw_counterfactual,
 )
+from scgraphvci.train._denormals import flushed_denormals
 from scgraphvci.train._seed import mix_seed
 from scgraphvci.train._shift_metrics import ShiftMetrics
 from scgraphvci.train._targets import Targets
@@ -130,6 +131,11 @@ class CounterfactualPlan(TrainingPlan):
             )
             config["lr_scheduler"] = {"scheduler": schedule, "interval": "step"}
         return config
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Make a step, forward and backward passes included, without denormal numbers."""
+        with flushed_denormals():
+            super().optimizer_step(*args, **kwargs)
 
     def on_fit_start(self) -> None:
         """Seed the order of cells, which Lightning draws for the first epoch before that epoch starts."""
