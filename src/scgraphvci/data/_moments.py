@@ -9,6 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from scgraphvci.data._read import BLOCK_VALUES
+from scgraphvci.data._rows import by_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -169,8 +170,7 @@ def stratum_moments(
 def row_blocks(matrix: Any, cells: np.ndarray) -> Iterator[tuple[int, Any]]:
     """Yield ``(position of the first cell, rows)`` for sorted cells, in blocks that fit in memory."""
     n_rows = max(1, BLOCK_VALUES // max(1, matrix.shape[1]))
-    if sparse.issparse(matrix) and matrix.format != "csr":
-        matrix = matrix.tocsr()
+    matrix = by_rows(matrix)
     for start in range(0, cells.size, n_rows):
         block = matrix[cells[start : start + n_rows]]
         yield start, sparse.csr_array(block) if sparse.issparse(block) else np.asarray(block)

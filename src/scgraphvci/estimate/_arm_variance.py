@@ -53,7 +53,7 @@ class ArmVariance:
         self._first: FloatArray = np.zeros((len(pairs), 0))
         self._second: FloatArray = np.zeros((0, 0))
 
-    def update(self, latent: ArrayLike, cells: ArrayLike) -> None:
+    def update(self, latent: ArrayLike, cells: IntArray | slice) -> None:
         """Add cells.
 
         Parameters
@@ -61,7 +61,7 @@ class ArmVariance:
         latent
             Shape ``(batch, n_latent)``.
         cells
-            Their positions among the cells of the constructor, ``(batch,)``.
+            Their positions among the cells of the constructor, ``(batch,)``, or a slice of them.
         """
         latent = np.asarray(latent, dtype=np.float64)
         if self._origin is None:
@@ -69,7 +69,7 @@ class ArmVariance:
             self._origin = latent[0].copy()
             self._first, self._second = np.zeros((len(self._count), n_latent)), np.zeros((n_latent, n_latent))
         latent = latent - self._origin
-        member = membership(self._arm[np.asarray(cells)], len(self._count)).astype(np.float64)
+        member = membership(self._arm[cells], len(self._count)).astype(np.float64)
         self._count += member.sum(axis=1)
         self._first += member @ latent
         self._second += latent.T @ latent

@@ -95,7 +95,7 @@ def _named(matrix: Any, row_names: Any, column_names: Any) -> tuple[sparse.csr_a
             raise ValueError(msg)
     try:
         weights = sparse.csr_array(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:  # the last: an integer beyond float64
         msg = f"`matrix` holds values that are not numbers (dtype {values.dtype}). Take names into index and columns."
         raise TypeError(msg) from error
     return weights, row_index, column_index

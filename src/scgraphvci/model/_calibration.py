@@ -129,10 +129,8 @@ class CalibrationMixin(_Base):
         vector = self._vector(self.treatments.control, None)
         for name, in_arm in arms.items():
             sums = EffectSums(groups, self.summary_stats["n_vars"])
-            done = 0
             for encoded in self._encoded(adata, cells, batch_size):
-                here = slice(done, done + len(encoded.cells))
-                done = here.stop
+                here = encoded.position
                 predicted = self._counterfactual_mean(encoded, vector)
                 outcome = encoded.batch["outcome"].cpu().numpy()
                 sums.update(outcome, predicted, predicted, in_arm[here], ~in_arm[here], group[here])

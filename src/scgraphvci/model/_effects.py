@@ -250,10 +250,8 @@ class EffectsMixin(CalibrationMixin):
         found = []
         for predictor in predictors:
             arms = ArmVariance(stratum[predictor.position], cells.condition[predictor.position])
-            done = 0
             for encoded in predictor.model._encoded(predictor.adata, cells.cell[predictor.position], batch_size):
-                arms.update(encoded.qz.mean.cpu().numpy(), np.arange(done, done + len(encoded.cells)))
-                done += len(encoded.cells)
+                arms.update(encoded.qz.mean.cpu().numpy(), encoded.position)
             found.append(arms.estimate())
         return float(np.average(found, weights=[len(predictor.position) for predictor in predictors]))
 
@@ -342,10 +340,8 @@ class EffectsMixin(CalibrationMixin):
         arm = {name: condition_code(cells.table, self._vector(name, dose)) for name, dose in doses.items()}
         model, scale = predictor.model, predictor.scale
         vectors = {name: model._vector(name, doses[name]) for name in doses}
-        done = 0
         for encoded in model._encoded(predictor.adata, cells.cell[predictor.position], batch_size):
-            here = predictor.position[done : done + len(encoded.cells)]
-            done += len(here)
+            here = predictor.position[encoded.position]
             outcome = scale * encoded.batch["outcome"].cpu().numpy()
             condition, group = cells.condition[here], cells.group[here]
             baseline = in_reference = None

@@ -31,6 +31,8 @@ class EncodedBatch(NamedTuple):
     ----------
     cells
         Indices of the cells.
+    position
+        Where they stand among the cells asked for.
     batch
         What the module made of the minibatch.
     qz
@@ -40,6 +42,7 @@ class EncodedBatch(NamedTuple):
     """
 
     cells: np.ndarray
+    position: slice
     batch: dict[str, Any]
     qz: torch.distributions.Normal
     genes: Tensor | None
@@ -69,7 +72,7 @@ class EncodingMixin(_Base):
             tensors = {key: torch.as_tensor(value[row]).to(device) for key, value in dataset[stored].items()}
             batch = module.unpack(tensors, design, strata)
             qz = module.encode(batch["outcome"], batch["treatment"], batch["levels"], batch["continuous"], genes)
-            yield EncodedBatch(wanted, batch, qz, genes)
+            yield EncodedBatch(wanted, slice(start, start + wanted.size), batch, qz, genes)
 
     def _table(self, adata: AnnData | MuData) -> AnnData:
         """The AnnData with expression."""

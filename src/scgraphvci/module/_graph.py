@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch_geometric.nn import GCNConv
 
-from scgraphvci.module._sampled_graph import _csr, _product
+from scgraphvci.module._sampled_graph import csr, product
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,11 +102,11 @@ class _NetworkProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, state: Tensor, incoming: tuple[Tensor, ...], outgoing: tuple[Tensor, ...]) -> Tensor:
         ctx.outgoing = outgoing
-        return _product(_csr(*incoming), state)
+        return product(csr(*incoming), state)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return _product(_csr(*ctx.outgoing), gradients[0].contiguous()), None, None
+        return product(csr(*ctx.outgoing), gradients[0].contiguous()), None, None
 
 
 def pointers(n_genes: int, row: np.ndarray) -> np.ndarray:

@@ -220,7 +220,7 @@ class _SampledProduct(torch.autograd.Function):
     def forward(ctx: Any, weight: Tensor, dense: Tensor, edges: Edges) -> Tensor:
         ctx.save_for_backward(weight, dense)
         ctx.edges = edges
-        return _product(_csr(edges.row_pointer, edges.source, weight), dense)
+        return product(csr(edges.row_pointer, edges.source, weight), dense)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -228,13 +228,13 @@ class _SampledProduct(torch.autograd.Function):
         edges, gradient = ctx.edges, gradients[0].contiguous()
         weight_gradient = dense_gradient = None
         if ctx.needs_input_grad[0]:
-            pattern = _csr(edges.row_pointer, edges.source, torch.zeros_like(weight))
+            pattern = csr(edges.row_pointer, edges.source, torch.zeros_like(weight))
             for one, other in zip(_matrices(gradient), _matrices(dense), strict=True):
                 pattern = torch.sparse.sampled_addmm(pattern, one, other.T)
             weight_gradient = pattern.values()
         if ctx.needs_input_grad[1]:
             order, row_pointer, target = edges.by_source
-            dense_gradient = _product(_csr(row_pointer, target, weight.index_select(0, order)), gradient)
+            dense_gradient = product(csr(row_pointer, target, weight.index_select(0, order)), gradient)
         return weight_gradient, dense_gradient, None
 
 
@@ -242,14 +242,14 @@ def _matrices(dense: Tensor) -> tuple[Tensor, ...]:
     return (dense,) if dense.dim() == 2 else dense.unbind()
 
 
-def _product(matrix: Tensor, dense: Tensor) -> Tensor:
+def product(matrix: Tensor, dense: Tensor) -> Tensor:
     out = torch.empty_like(dense, memory_format=torch.contiguous_format)
     for one, result in zip(_matrices(dense), _matrices(out), strict=True):
         torch.mm(matrix, one, out=result)
     return out
 
 
-def _csr(row_pointer: Tensor, column: Tensor, value: Tensor) -> Tensor:
+def csr(row_pointer: Tensor, column: Tensor, value: Tensor) -> Tensor:
     n = len(row_pointer) - 1
     with warnings.catch_warnings():
         # torch announces its CSR layout as beta once per process; the operations used here are tested.
