@@ -30,6 +30,8 @@ templates_path = ["_templates"]
 
 html_theme = "sphinx_book_theme"
 html_title = project
+html_static_path = ["_static/css"]
+html_css_files = ["wrap.css"]
 
 autosummary_generate = True
 autosummary_filename_map = {"scgraphvci.datasets.Truth": "scgraphvci.datasets.Truth-class"}  # beside truth()
@@ -81,7 +83,10 @@ suppress_warnings = [
 
 def _returns_as_prose(self: NumpyDocstring, section: str) -> list[str]:
     """Take a Returns section as text: types stand in the signature, so its first line is not one."""
-    text = self._format_block(":returns: ", self._dedent(self._consume_to_next_section()))
+    lines = self._dedent(self._consume_to_next_section())
+    if lines[:1] == [":"]:  # put there by sphinx_autodoc_typehints, against the very reading that is replaced here
+        lines = lines[1:]
+    text = self._format_block(":returns: ", lines)
     return [*text, ""] if text and text[-1] else text
 
 

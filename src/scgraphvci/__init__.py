@@ -9,7 +9,7 @@ from scvi import settings
 from scgraphvci import baselines, datasets, grn, metrics, pl, pp, tl
 from scgraphvci.estimate import MarginalEffects
 from scgraphvci.evaluate import Evaluation, evaluate
-from scgraphvci.model import GraphVCI, GRNRefiner
+from scgraphvci.model import GraphVCI, GRNRefiner, estimate_memory
 
 __all__ = [
     "Evaluation",
@@ -19,6 +19,7 @@ __all__ = [
     "__version__",
     "baselines",
     "datasets",
+    "estimate_memory",
     "evaluate",
     "grn",
     "metrics",

@@ -22,6 +22,7 @@ from scgraphvci._reproduce import (
     UsageError,
     add_options,
     reproduce_fig4,
+    reproduce_fig5,
     reproduce_fig6a,
     reproduce_fig6b,
     reproduce_table1,
@@ -34,6 +35,7 @@ RESULTS: dict[str, Callable[[Experiment], Report | FigureReport]] = {
     "table1": reproduce_table1,
     "table2": reproduce_table2,
     "fig4": reproduce_fig4,
+    "fig5": reproduce_fig5,
     "fig6a": reproduce_fig6a,
     "fig6b": reproduce_fig6b,
 }
@@ -81,8 +83,8 @@ def _parser() -> argparse.ArgumentParser:
         help="make a table or figure of the paper on any screen",
         description="Train the models of the paper and score them beside simple baselines on strata where treatments "
         "were held out (table1), compare estimators of average effects while a model trains (table2), draw the network "
-        "before and after refinement (fig4), train with either (fig6a), or compare refined edges with true ones "
-        "(fig6b). Writes csv and markdown, and figures as png.",
+        "before and after refinement (fig4) and counterfactuals beside held-out cells (fig5), train with either "
+        "network (fig6a), or compare refined edges with true ones (fig6b). Writes csv, markdown, and figures as png.",
     )
     add_options(reproduce)
     reproduce.set_defaults(command=_reproduce)

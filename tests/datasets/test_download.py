@@ -107,7 +107,7 @@ def test_truncated_download_is_kept_for_a_later_call(host, cache):
 
 def test_short_answer_is_noticed_whatever_the_library_says(tmp_path):
     class Short:
-        status_code, headers = 200, {"Content-Length": "10"}
+        status_code, headers, url, history = 200, {"Content-Length": "10"}, "https://example.org/data", ()
         raise_for_status = staticmethod(lambda: None)
         iter_content = staticmethod(lambda size: [b"12345"])
 

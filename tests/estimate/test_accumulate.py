@@ -45,16 +45,20 @@ def test_sums_equal_a_loop_over_cells(make_cells):
         (group,) = np.flatnonzero((sums.groups.stratum == x) & (sums.groups.cluster == cells.cluster[k]))
         count[group, role] += 1
         for i, variable in enumerate(variables):
-            first[group, i, role] += variable[k] - sums.offset[x]
+            first[i, role, group] += variable[k] - sums.offset[x]
         for p, (i, j) in enumerate(sums.pairs):
             second[p, x, role] += (variables[i][k] - sums.offset[x]) * (variables[j][k] - sums.offset[x])
     # Outcomes of cells in neither arm enter no estimate.
-    first[:, 0, 2] = 0
+    first[0, 2] = 0
     second[[p for p, (i, _) in enumerate(sums.pairs) if i == 0], :, 2] = 0
     np.testing.assert_array_equal(sums.count, count)
-    np.testing.assert_allclose(sums.first, first, atol=1e-10)
+    by_group = np.stack([sums.first[:, role, sums.row[:, role]] for role in range(N_ROLES)], axis=1)
+    np.testing.assert_allclose(by_group * (count.T[:, :, None] > 0), first, atol=1e-10)
+    assert ((sums.row >= 0) == (count > 0)).all()
     np.testing.assert_allclose(sums.second, second, atol=1e-10)
-    assert sums.first.shape == (sums.groups.n_groups, 3, N_ROLES, 2)
+    for x in range(3):
+        np.testing.assert_allclose(sums.total[:, x], first[:, :, sums.groups.stratum == x].sum(axis=2), atol=1e-10)
+    assert sums.first.shape == (3, N_ROLES, sums.groups.n_groups, 2)
     assert sums.second.shape == (6, 3, N_ROLES, 2)
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from scgraphvci.estimate import EffectSums, Groups, MarginalEffects, marginal_effects
-from scgraphvci.estimate._arm_variance import ArmVariance, trust
+from scgraphvci.estimate._arm_variance import ArmVariance, _excess, trust
 
 
 def estimate(latent: np.ndarray, stratum: np.ndarray, condition: np.ndarray, batch: int = 997) -> float:
@@ -109,3 +109,23 @@ def test_the_guard_leads_from_eq_4_to_the_observed_mean() -> None:
     np.testing.assert_allclose(none.robust, plain.observed, rtol=1e-8)
     between = effects_of(0.02)
     assert ((plain.std_error < between.std_error) & (between.std_error < none.std_error)).all()
+
+
+def test_the_estimate_is_the_most_likely_for_arms_of_unequal_size() -> None:
+    """Squared distances of mean (v + t) each: minimise the sum of log(v + t) + d / (v + t), here by a plain search."""
+    rng = np.random.default_rng(4)
+    by_chance = rng.uniform(0.001, 0.2, size=60)
+    squared = (by_chance + 0.05) * rng.chisquare(8, size=60) / 8
+    grid = np.linspace(0, 0.3, 300_001)
+    loss = sum(np.log(v + grid) + d / (v + grid) for v, d in zip(by_chance, squared, strict=True))
+    assert _excess(squared, by_chance) == pytest.approx(grid[np.argmin(loss)], abs=2e-6)
+
+
+def test_arms_whose_cells_never_come_do_not_count() -> None:
+    """As in a fold, whose model encodes some of the cells."""
+    latent, stratum, condition = screen(np.random.default_rng(5), 600, 0.1)
+    seen = np.flatnonzero((condition != 1) & (stratum != 0))
+    arms = ArmVariance(stratum, condition)
+    arms.update(latent[seen], seen)
+    assert arms.estimate() == pytest.approx(estimate(latent[seen], stratum[seen], condition[seen]), rel=1e-9)
+    assert arms.estimate() > 0

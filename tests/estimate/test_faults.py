@@ -67,12 +67,60 @@ def test_status_and_no_interval_where_none_is_valid(arguments, status, estimator
     assert (frame.loc[sure, "std_error"] > 0).all()
 
 
+TIED = {
+    "all the same": np.full(40, 0.1),
+    "all zero": np.zeros(40),
+    "the same within arms": 0.7 * HALF + 0.1,
+    "far from zero": 1e6 + 0.1 * HALF,
+    "as float32 can tell": (1.0 + np.arange(40) * 1e-9),
+}
+
+
 @pytest.mark.parametrize("estimator", ["robust", "observed"])
-def test_tied_values_claim_nothing_beyond_what_was_seen(estimator):
-    """Where nothing varies the error is 0 and the interval the value itself; a p-value is 1 or NaN if that is 0."""
-    frame = effects(HALF, outcome=np.ones((40, 2)), estimator=estimator)
-    np.testing.assert_allclose(frame["estimate"], 0, atol=1e-12)
-    assert not (frame["p_value"] < 0.99).any()
+@pytest.mark.parametrize("cluster", [None, np.repeat(range(10), 4)], ids=["cells", "clusters"])
+@pytest.mark.parametrize("values", TIED.values(), ids=list(TIED))
+def test_an_outcome_that_never_varies_has_no_interval(values, cluster, estimator):
+    """Its error would be of rounding, and the p-value of any difference zero."""
+    varied = np.random.default_rng(0).normal(size=40)
+    outcome = np.stack([values, varied], axis=1)
+    frame = effects(HALF, outcome=outcome, cluster=cluster, estimator=estimator).set_index("gene")
+    assert frame.loc["g", INTERVAL].isna().all()
+    assert frame.loc["g", "status"] == "too_few_cells"
+    np.testing.assert_allclose(frame.loc["g", "estimate"], values[1::2].mean() - values[::2].mean(), atol=1e-9)
+    assert frame.loc["h", "status"] == "ok"
+    np.testing.assert_allclose(frame.loc["h", "p_value"], frame.loc["h", "p_value_adj"])  # the only gene that is tested
+
+
+@pytest.mark.parametrize("estimator", ["robust", "observed"])
+def test_many_ties_within_an_arm_leave_the_error_of_the_other_cells(estimator):
+    """Dropouts in one arm: the error is that of the textbook."""
+    rng = np.random.default_rng(2)
+    values = np.where(HALF == 1, 0.0, rng.exponential(size=40))
+    frame = effects(HALF, outcome=np.stack([values] * 2, axis=1), estimator=estimator)
+    expected = values[HALF == 0].std(ddof=1) / np.sqrt(20)
+    np.testing.assert_allclose(frame["std_error"], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("estimator", ["robust", "observed"])
+def test_clusters_that_lie_in_one_arm_still_count_as_replicates(estimator):
+    """Donors that are all treated or all not: the error is that of a comparison of donor means, coverage is kept."""
+    covered, rng = [], np.random.default_rng(3)
+    cluster = np.repeat(range(12), 10)
+    arm = (cluster < 6).astype(int)
+    for _ in range(300):
+        outcome = rng.normal(size=(12, 2))[cluster] + 0.3 * rng.normal(size=(120, 2))
+        frame = effects(arm, outcome=outcome, cluster=cluster, estimator=estimator)
+        assert (frame["status"] == "ok").all()
+        covered.append((frame["ci_low"] <= 0) & (frame["ci_high"] >= 0))
+    assert 0.91 <= np.mean(covered) <= 0.99
+
+
+def test_all_cells_of_an_arm_in_one_cluster_have_no_interval():
+    """One donor treated, nine not: nothing tells the treatment from the donor."""
+    cluster = np.repeat(range(10), 10)
+    frame = effects((cluster == 0).astype(int), cluster=cluster, estimator="observed")
+    assert set(frame["status"]) == {"too_few_clusters"}
+    assert frame[INTERVAL].isna().all(axis=None)
 
 
 def test_duplicated_cells_are_no_further_evidence_once_clustered():

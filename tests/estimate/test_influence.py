@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
+from scgraphvci.estimate import EffectSums, Groups, marginal_effects
 from scgraphvci.estimate._influence import (
     influence_function,
     influence_totals,
@@ -144,3 +146,35 @@ def test_a_gene_without_variation_has_error_zero(make_cells):
     cells.outcome[:, 0] = 0.1
     moments = stratum_moments(cells.sums(batch_size=17))
     assert (variance_by_role(moments, influence_function(moments, "observed"))[..., 0] == 0).all()
+
+
+def test_blocks_of_one_cell_have_its_influence_value(make_cells):
+    """With strata 0 and 1 reported as one, whose cells are numbered together."""
+    cells = make_cells(n_cells=600)
+    reported = np.array([0, 0, 1])
+    groups, group = Groups.of_cells(cells.stratum, reported)
+    assert groups.n_groups == 600 and not groups.clustered
+    sums = EffectSums(groups, 4)
+    for batch in (slice(0, 250), slice(250, 600)):
+        variables = (cells.outcome[batch], cells.predicted[batch], cells.predicted_reference[batch])
+        sums.update(*variables, cells.treatment[batch] == 0, cells.treatment[batch] == 1, group[batch])
+    strata = pd.DataFrame({"s": ["x", "y"]})
+    effects = marginal_effects(
+        [("a", sums)], strata=strata, genes=range(4), reported=reported, min_cells=2, keep_influence="float64"
+    )
+    for row in range(2):
+        member = np.flatnonzero(reported[cells.stratum] == row)
+        expected, variance = np.zeros((len(member), 4)), np.zeros(4)
+        for x in np.flatnonzero(reported == row):
+            _, phi = naive(cells, x, "robust", with_reference=True)
+            expected[cells.stratum[member] == x] = phi / len(member)
+            role = cells.treatment[cells.stratum == x]
+            for r in range(3):  # around the mean of each role n / (n - 1), as in every error of independent cells
+                of_role = phi[role == r] / len(member)
+                variance += len(of_role) * (of_role.var(axis=0, ddof=1) + of_role.mean(axis=0) ** 2)
+        total = effects.influence.total[0, row]
+        np.testing.assert_allclose(total[: len(member)], expected, rtol=0, atol=1e-12)
+        assert not total[len(member) :].any()
+        np.testing.assert_allclose(total.sum(axis=0), 0, atol=1e-12)
+        np.testing.assert_allclose(effects.std_error[0, row] ** 2, variance, rtol=1e-10)
+        np.testing.assert_allclose((total**2).sum(axis=0), variance, rtol=0.03)

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from scgraphvci.estimate import EffectSums, Groups, marginal_effects
-from scgraphvci.estimate._leak import _sign_test
+from scgraphvci.estimate._leak import TOLERATED, sign_test
 
 GENES = ["g0", "g1", "g2", "g3"]
 
@@ -120,17 +120,17 @@ def test_the_mean_loses_less_where_more_cells_are_treated():
     assert summary["p_value"].item() == summary["p_any"].item()
 
 
-def test_sign_test_equals_all_sign_changes():
+def testsign_test_equals_all_sign_changes():
     brought = np.random.default_rng(0).normal(size=(7, 30)) + 0.5
     scale = np.sqrt((brought**2).sum(0))
     statistics = [(((np.array(s) @ brought) / scale) ** 2).sum() for s in product([1, -1], repeat=7)]
-    large, small = _sign_test(brought)
+    large, small = sign_test(brought)
     np.testing.assert_allclose(large, np.mean(np.array(statistics) >= statistics[0] - 1e-9))
     np.testing.assert_allclose(small, np.mean(np.array(statistics) <= statistics[0] + 1e-9))
 
 
 def test_five_clusters_cannot_reject_in_all_directions():
-    assert _sign_test(np.ones((5, 10)))[0] == 1 / 16
+    assert sign_test(np.ones((5, 10)))[0] == 1 / 16
 
 
 def replicates(leak=0.0, *, n=200, share=0.3, n_donors=0, dip=False, n_replicates=200, n_genes=20):
@@ -232,3 +232,51 @@ def test_without_blocks_there_is_no_report(make_cells):
     with pytest.raises(ValueError, match="no influence totals"):
         effects.joint_bands()
     np.testing.assert_allclose(effects.std_error, estimate(cells.sums()).std_error, rtol=1e-9)
+
+
+def screens(leak, *, noise, n_replicates=60, n=400, arm_variance=0.0):
+    """Replicates with outcomes that predictions tell the fewer of, the larger the noise."""
+    rng = np.random.default_rng(3)
+    stratum, n_genes = np.repeat(np.arange(n_replicates), n), 40
+    treated = np.tile(np.arange(n) % 4 == 0, n_replicates)
+    effect = np.where(np.arange(n_genes) % 2 == 0, 1.0, 0.0)
+    state = rng.normal(size=(len(stratum), n_genes))
+    leaking = state + leak * treated[:, None] * effect
+    outcome = state + treated[:, None] * effect + noise * rng.normal(size=state.shape)
+    groups, group = Groups.from_codes(stratum)
+    sums = EffectSums(groups, n_genes)
+    sums.update(outcome, leaking + effect, leaking, treated, ~treated, group)
+    effects = estimate(sums, n_replicates, range(n_genes), arm_variance=arm_variance)
+    bias = leak * effect[None, :]
+    return effects, ((effects.ci_low[0] <= effect) & (effect <= effects.ci_high[0]))[:, effect > 0].mean(), bias
+
+
+@pytest.mark.parametrize(
+    ("leak", "noise", "arm_variance", "flagged", "covers"),
+    [
+        (0.15, 0.3, 0.0, True, (0.0, 0.8)),  # as large as the errors: found, and it matters
+        (0.15, 6.0, 0.0, False, (0.94, 0.96)),  # found as surely, and a fourteenth of an error
+        (0.15, 0.3, 1.0, False, (0.93, 0.96)),  # what the guard lets through does not matter
+    ],
+)
+def test_a_leak_found_flips_the_status_only_if_intervals_suffer(leak, noise, arm_variance, flagged, covers):
+    effects, coverage, _ = screens(leak, noise=noise, arm_variance=arm_variance)
+    summary = effects.leakage().summary()
+    assert summary["detected"].mean() > 0.9
+    assert ((effects.status[0] == "leak_detected").mean() > 0.9) == flagged
+    assert ((effects.status[0] == "leak_detected").mean() < 0.1) == (not flagged)
+    assert covers[0] <= coverage <= covers[1]
+    assert (summary["bias_in_errors"].median() >= np.sqrt(TOLERATED)) == flagged
+
+
+def test_the_bias_in_errors_is_that_of_the_estimates():
+    """Against the bias known here: root mean square over genes with an effect, which hold the weight."""
+    effects, _, bias = screens(0.3, noise=1.0)
+    true = np.sqrt(((bias / effects.std_error[0]) ** 2)[:, bias[0] > 0].mean())
+    assert effects.leakage().summary()["bias_in_errors"].mean() == pytest.approx(true, rel=0.1)
+
+
+def test_what_is_tolerated_costs_two_hundredths_of_coverage():
+    shift = np.sqrt(TOLERATED)
+    covered = stats.norm.cdf(stats.norm.ppf(0.975) - shift) - stats.norm.cdf(stats.norm.ppf(0.025) - shift)
+    assert covered == pytest.approx(0.93, abs=0.002)

@@ -135,6 +135,59 @@ def test_a_leak_of_one_stratum_is_the_leak_of_the_average(cells):
     assert fine.pool("donor").leaks is None
 
 
+@pytest.fixture
+def nested(make_cells):
+    """Ten donors with a stratum each: no stratum can test its own leak, which is the same in all."""
+
+    def made(leak, donor_is_cluster=True):
+        rng = np.random.default_rng(2)
+        cells = make_cells(n_cells=3000, n_strata=10, n_clusters=10)
+        if donor_is_cluster:
+            cells.cluster = cells.stratum
+        cells.outcome += (cells.treatment == 0)[:, None] * 1.0
+        state = rng.normal(size=cells.predicted.shape)
+        cells.outcome += state
+        cells.predicted, cells.predicted_reference = state + 1.0, state.copy()
+        for predicted in (cells.predicted, cells.predicted_reference):
+            predicted += leak * (cells.treatment == 0)[:, None]
+        return cells
+
+    return made
+
+
+DONORS = pd.DataFrame({"type": ["B"] * 10, "donor": list("0123456789")})
+
+
+@pytest.mark.parametrize("clustered", [True, False])
+@pytest.mark.parametrize(("leak", "status"), [(0.0, "ok"), (0.5, "leak_detected")])
+def test_a_leak_that_strata_cannot_test_alone_is_found_in_their_average(nested, leak, status, clustered):
+    """As the direct estimate finds it. Each donor's stratum is one cluster, so its own test says nothing."""
+    options = {"estimator": "robust", "strata": DONORS, "clustered": clustered}
+    fine, direct = (estimates(nested(leak), groupby, **options) for groupby in (None, ["type"]))
+    if clustered:
+        assert set(fine.status[0]) == {"too_few_clusters"}
+        assert np.isnan(fine.leaks.p_value).all()
+    assert direct.status.tolist() == fine.pool("donor").status.tolist() == [[status]]
+    assert fine.pool("donor").pool("type").status.tolist() == [[status]]  # and it is not forgotten
+
+
+def test_pooling_finds_a_leak_no_more_often_than_the_level(make_cells):
+    """400 averages of 8 strata with a cluster each, predictions that vary and do not leak."""
+    rng = np.random.default_rng(0)
+    n_genes, n_averages, n_strata, n = 5, 400, 8, 40
+    stratum, treated = np.repeat(np.arange(n_averages * n_strata), n), np.tile(np.arange(n) % 2 == 0, 3200)
+    donor = stratum % n_strata
+    state = rng.normal(size=(stratum.size, n_genes))
+    groups, group = Groups.from_codes(stratum, donor)
+    sums = EffectSums(groups, n_genes)
+    outcome = state + rng.normal(size=state.shape)
+    sums.update(outcome, state + 1.0, state, treated, ~treated, group)
+    strata = pd.DataFrame({"screen": np.repeat(np.arange(n_averages), n_strata), "donor": np.tile(np.arange(8), 400)})
+    fine = marginal_effects([("a", sums)], strata=strata, genes=range(n_genes))
+    found = (fine.pool("donor").status == "leak_detected").mean()
+    assert 0.01 <= found <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / n_averages)
+
+
 @pytest.mark.parametrize(
     ("options", "arguments", "error", "message"),
     [

@@ -107,3 +107,12 @@ def test_malformed_base(base: pd.DataFrame, change, error, match) -> None:
 def test_malformed_links(links: pd.DataFrame, change, options, error, match) -> None:
     with pytest.raises(error, match=match):
         read_celloracle(change(links), **options)
+
+
+@pytest.mark.parametrize("dtype", ["Int64", "Float64", "boolean"])
+def test_base_in_the_types_of_pandas(dtype):
+    base = pd.DataFrame({"gene_short_name": ["A", "B"], "STAT1": pd.array([1, 0], dtype=dtype)})
+    assert read_celloracle(base).values.tolist() == [["STAT1", "A", 1.0]]
+    base.loc[1, "STAT1"] = pd.NA
+    with pytest.raises(ValueError, match="holds nan for regulator STAT1, target B"):
+        read_celloracle(base)

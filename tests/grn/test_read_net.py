@@ -134,3 +134,13 @@ def test_offline_says_what_to_do(read, monkeypatch: pytest.MonkeyPatch) -> None:
         ConnectionError, match=rf"decoupler.op.{name}\('mouse'\).to_csv\('{name}.csv'\).*path='{name}.csv'"
     ):
         read("mouse")
+
+
+@pytest.mark.parametrize(
+    "values", [[1j, 1], pd.to_datetime([1, 2]), pd.to_timedelta([1, 2])], ids=["complex", "time", "span"]
+)
+def test_weights_that_only_look_like_numbers_are_refused(values):
+    """They convert to float64, and lose their meaning."""
+    table = pd.DataFrame({"source": ["A", "B"], "target": ["C", "C"], "weight": values})
+    with pytest.raises(TypeError, match="Column weight of `table` is not numeric"):
+        read_net(table)

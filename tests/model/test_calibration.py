@@ -60,3 +60,27 @@ def test_guides_of_control_cells(fit, new_screen):
     assert np.median(halves.summary()["inflation"]) == pytest.approx(1.0, abs=0.6)
     with pytest.raises(KeyError, match="no_column"):
         model.calibration(guide_key="no_column")
+
+
+def test_the_guard_of_effects_is_judged(fit, new_screen):
+    """Robust less observed is the guarded correction of both arms, with the variance between arms of the screen."""
+    adata = new_screen(n_cells=500, n_perturbations=2, n_donors=1, seed=1)
+    adata.obs["guide"] = np.where(np.random.default_rng(0).random(adata.n_obs) < 0.3, "nt1", "nt2")
+    model = fit(adata, categorical_covariate_keys=["cell_type"])
+    guarded, published = (model.calibration(guide_key="guide", leak_guard=guard) for guard in (True, False))
+    tau = guarded.robust.params["arm_variance"]
+    assert tau == model.marginal_effect().params["arm_variance"] > 0 == published.robust.params["arm_variance"]
+    np.testing.assert_array_equal(guarded.observed.estimate, published.observed.estimate)
+    used = (adata.obs["perturbation"] == "control") & (adata.obs["split"] != "ood")
+    predicted = model.predict("control", source="all").X
+    for j, cell_type in enumerate(guarded.robust.strata["cell_type"]):
+        member = (used & (adata.obs["cell_type"] == cell_type)).to_numpy()
+        for calibration, variance in ((guarded, tau), (published, 0.0)):
+            correction = []
+            for guide in ("nt1", "nt2"):
+                arm = member & (adata.obs["guide"] == guide).to_numpy()
+                by_chance = 1 / arm.sum() - 1 / member.sum()
+                share = by_chance / (by_chance + variance)
+                correction.append(share * (predicted[member].mean(axis=0) - predicted[arm].mean(axis=0)))
+            found = (calibration.robust.robust - calibration.observed.observed)[0, j]
+            np.testing.assert_allclose(found, correction[0] - correction[1], atol=1e-5)

@@ -30,6 +30,33 @@ class TestFolds:
         size = np.bincount(fold)
         assert size.max() - size.min() <= np.bincount(cluster).max()
 
+    @pytest.mark.parametrize("seed", range(20))
+    def test_every_level_of_two_cells_is_in_two_folds(self, seed):
+        """Two cells of a rare level in different strata were dealt to the same fold, by chance of the draw."""
+        rng = np.random.default_rng(0)
+        stratum, condition = rng.integers(6, size=120), rng.integers(4, size=120)
+        rare = np.zeros(120, dtype=int)
+        rare[[0, 1]], rare[2], rare[[3, 4, 5]] = 1, 2, 3
+        before = assign_folds(3, stratum, condition, None, seed)
+        fold = assign_folds(3, stratum, condition, None, seed, np.stack([stratum, rare], axis=1))
+        folds = pd.Series(fold).groupby(rare).nunique()
+        assert folds[1] >= 2 and folds[3] >= 2 and folds[2] == 1
+        assert (fold != before).sum() <= 2
+        assert np.ptp(np.bincount(fold)) <= 5
+
+    def test_levels_of_two_clusters_are_spread_and_clusters_stay_whole(self):
+        cluster = np.repeat(np.arange(6), [100, 90, 80, 30, 20, 10])
+        level = np.isin(cluster, [1, 2]).astype(int)  # the greedy rule puts the second and third largest together
+        confined = 0
+        for seed in range(5):
+            zeros = np.zeros(330, int)
+            before = assign_folds(2, zeros, zeros, cluster, seed)
+            confined += pd.Series(before).groupby(level).nunique()[1] == 1
+            fold = assign_folds(2, zeros, zeros, cluster, seed, level[:, None])
+            assert (pd.Series(fold).groupby(level).nunique() == 2).all()
+            assert (pd.Series(fold).groupby(cluster).nunique() == 1).all()
+        assert confined == 5
+
     @pytest.mark.parametrize("cluster", [None, np.arange(60) % 7])
     def test_the_seed_decides(self, cluster):
         codes = np.arange(60) % 2, np.arange(60) % 3
@@ -108,8 +135,25 @@ class TestCrossFit:
         with caplog.at_level("WARNING"):
             predictions, left_out = run(model, model.adata, lambda cells: donor[cells])
         assert left_out == ["donor"]
-        assert "do without ['donor']" in caplog.text
+        assert "do without 'donor': levels that one fold has for itself: " in caplog.text
         assert predictions[0].model.module.n_levels == [model.adata.obs["cell_type"].nunique()]
+
+    def test_a_rare_level_does_not_cost_the_covariate(self, fit, new_screen, caplog):
+        """A cell type of one cell: its fold's model has not seen it, all others' have, and all know cell types."""
+        adata = new_screen(n_cells=240, seed=3)
+        rare = int(np.flatnonzero((adata.obs["split"] == "train") & (adata.obs["perturbation"] == "control"))[0])
+        adata.obs["cell_type"] = adata.obs["cell_type"].cat.add_categories("rare")
+        adata.obs.iloc[rare, adata.obs.columns.get_loc("cell_type")] = "rare"
+        model = fit(adata, categorical_covariate_keys=["cell_type"])
+        with caplog.at_level("WARNING"):
+            predictions, left_out = run(model, adata, alternate)
+        assert left_out == []
+        assert "Levels of 'cell_type' that one fold has for itself" in caplog.text
+        assert "'rare' (1 cells)" in caplog.text
+        for one in predictions:
+            assert one.model.module.n_levels == [3]
+            assert np.isfinite(one.model.predict("control", indices=[rare]).X).all()
+        assert model.marginal_effect(cross_fit=2, train_kwargs={"max_epochs": 1}).params["left_out_of_folds"] == []
 
     def test_counts_are_brought_to_the_models_library(self, fit, new_screen):
         model = fit(new_screen(n_cells=240, seed=3), layer="counts", likelihood="nb")

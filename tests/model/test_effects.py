@@ -13,6 +13,7 @@ import scgraphvci as sgv
 from scgraphvci.estimate import EffectSums, Groups, marginal_effects
 from scgraphvci.estimate._arm_variance import ArmVariance
 from scgraphvci.model import _cross_fit as cross_fit
+from scgraphvci.model import _effects as effects_module
 from scgraphvci.model._cross_fit import assign_folds, fit_folds, repetition_seeds
 from scgraphvci.tl._rank_effects import rank_effects
 
@@ -319,6 +320,26 @@ def test_joint_bands_and_romano_wolf_come_from_the_model(model):
     assert (frame["p_value_adj"] >= frame["p_value"]).all()
     with pytest.raises(ValueError, match="keep_influence"):
         model.marginal_effect(groupby=[], keep_influence=False).joint_bands()
+
+
+def test_influence_values_of_cells_add_up_to_those_of_blocks(model, monkeypatch):
+    name = model.treatments.perturbations[0]
+    by_cell, by_block = (model.marginal_effect(name, groupby=[], keep_influence=kept) for kept in ("cells", True))
+    np.testing.assert_allclose(by_cell.std_error, by_block.std_error, rtol=1e-12)
+    used = (model.adata.obs["split"] != "ood").to_numpy()
+    value = by_cell.influence.total[0, 0]
+    assert value.shape == (used.sum(), model.adata.n_vars)
+    in_arm = by_cell.influence.cells[0, 0, :, 0] == 1
+    assert in_arm.any() and (model.adata.obs["perturbation"][used][in_arm] == name).all()
+    stratum = model.adata.obs.loc[used, KEYS].astype(str).agg("/".join, axis=1).factorize(sort=True)[0]
+    groups, group = Groups.from_codes(stratum)
+    for block, total in enumerate(by_block.influence.total[0, 0]):
+        np.testing.assert_allclose(value[groups.cluster[group] == block].sum(axis=0), total, atol=1e-5)
+    with pytest.raises(ValueError, match="'cells' is for errors of independent cells"):
+        model.marginal_effect(name, keep_influence="cells", cluster_key="donor")
+    monkeypatch.setattr(effects_module, "MAX_CELL_INFLUENCE_BYTES", 1000)
+    with pytest.raises(ValueError, match=r"need [\d,]+ bytes for 1 treatments x .* Choose fewer `treatments`"):
+        model.marginal_effect(name, keep_influence="cells")
 
 
 def test_an_allowed_leak_widens_the_interval(model):

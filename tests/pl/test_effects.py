@@ -121,7 +121,7 @@ def test_heatmap_draws_effects_and_dots(effects):
     frame = effects.to_frame(strata={"cell_type": "y"}, genes=["g0", "g6", "g11"])
     image = ax.images[0]
     np.testing.assert_allclose(image.get_array(), frame["estimate"].to_numpy().reshape(2, 3))
-    limit = frame["estimate"].abs().max()
+    limit = frame["estimate"].abs().quantile(0.98)
     np.testing.assert_allclose(image.get_clim(), (-limit, limit))
     significant = frame["p_value_adj"].to_numpy().reshape(2, 3) <= 0.05
     dots = ax.collections[0].get_offsets()
@@ -258,9 +258,61 @@ def test_heatmap_hatches_rows_that_are_not_ok(effects):
     ax = pl.effects_heatmap(status, stratum={"cell_type": "x"}, show=False)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["A (too_few_cells)", "B (leak_detected)"]
     assert [(patch.get_y(), bool(patch.get_hatch())) for patch in ax.patches] == [(-0.5, True), (0.5, True)]
-    assert ax.get_title().endswith("hatched: status not ok")
+    assert [patch.get_hatch() for patch in ax.patches] == ["xxx", "///"]
+    assert ax.get_title().endswith("hatched: status not ok; crossed: no interval")
     ok = pl.effects_heatmap(effects, stratum={"cell_type": "x"}, treatments=["A"], show=False)
-    assert not ok.patches and "hatched" not in ok.get_title()
+    assert not ok.patches and "hatched" not in ok.get_title() and "crossed" not in ok.get_title()
+
+
+def test_a_noisy_arm_without_an_interval_does_not_bleach_the_others(effects):
+    noisy = with_status(effects, "too_few_cells", error=False)
+    noisy.estimate[0, 0] = 100.0
+    ax = pl.effects_heatmap(noisy, stratum={"cell_type": "x"}, genes=[f"g{i}" for i in range(12)], show=False)
+    limit = np.quantile(np.abs(noisy.estimate[1, 0]), 0.98)
+    np.testing.assert_allclose(ax.images[0].get_clim(), (-limit, limit))
+    assert ax.figure.axes[-1]._colorbar.extend == "both"
+    alone = pl.effects_heatmap(noisy, stratum={"cell_type": "x"}, treatments=["A"], genes=["g0", "g1"], show=False)
+    np.testing.assert_allclose(alone.images[0].get_clim(), (-100, 100))
+
+
+def test_the_colour_bar_of_few_rows_holds_its_label(effects):
+    ax = pl.effects_heatmap(effects, stratum="x", treatments=["A"], show=False)
+    ax.figure.draw_without_rendering()
+    label = ax.figure.axes[-1].yaxis.label.get_window_extent()
+    assert 0 <= label.y0 and label.y1 <= ax.figure.bbox.height
+
+
+def test_a_contrast_is_labelled_as_what_it_is(effects):
+    contrast = effects.select("A").contrast(effects.select("B"), independent=True)
+    for draw in (pl.effects_volcano, pl.effects_forest):
+        ax = draw(contrast, stratum="x", show=False)
+        assert ax.get_xlabel() == "difference of effects on mean expression"
+        assert ax.get_title().splitlines()[0] == "A - B, each against control"
+    bar = pl.effects_heatmap(contrast, stratum="x", show=False).figure.axes[-1]
+    assert bar.get_ylabel() == "difference of effects on mean expression"
+    means = estimated(reference=None)
+    contrast = means.select("A").contrast(means.select("B"), independent=True)
+    ax = pl.effects_forest(contrast, stratum="x", show=False)
+    assert (ax.get_xlabel(), ax.get_title().splitlines()[0]) == ("difference of mean expression", "A - B")
+
+
+def test_long_titles_are_wrapped_within_the_figure(effects):
+    named = replace(effects, treatments=pd.Index(["Dacinostat (LAQ824), histone deacetylase inhibitor", "B"]))
+    for draw in (pl.effects_volcano, pl.effects_forest, pl.effects_sensitivity):
+        ax = draw(named, treatment=named.treatments[0], stratum="x", show=False)
+        ax.figure.draw_without_rendering()
+        box = ax.title.get_window_extent()
+        assert 0 <= box.x0 and box.x1 <= ax.figure.bbox.width
+        assert ax.get_title().replace("\n", " ").startswith(f"{named.treatments[0]} against control")
+
+
+def test_leaks_that_do_not_matter_are_hollow(effects):
+    harmless = replace(effects, status=np.full_like(effects.status, "ok"))
+    ax = pl.effects_leakage(harmless, show=False)
+    points = {line.get_label(): line for line in ax.lines if "found" in line.get_label()}
+    assert list(points) == ["no leak found (2)", "leak found, intervals hold (2)"]
+    marked = points["leak found, intervals hold (2)"]
+    assert (marked.get_color(), marked.get_markerfacecolor()) == (RED, "white")
 
 
 def test_sensitivity_shows_the_status(effects):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import anndata as ad
 import matplotlib
 import numpy as np
@@ -83,18 +85,53 @@ def test_the_structure_is_that_of_scanpy(adata):
     assert ours["params"]["stratum"] == {"cell_type": "B"}
 
 
-@pytest.mark.parametrize(
-    "plot", ["", "_heatmap", "_dotplot", "_matrixplot", "_violin", "_stacked_violin", "_tracksplot"]
-)
-def test_the_plots_of_scanpy_work(adata, plot):
-    rank_effects(adata, estimate(adata), stratum={"cell_type": "B"})
-    options = {"groups": ["STAT1"]} if plot == "_violin" else {}
-    getattr(sc.pl, f"rank_genes_groups{plot}")(adata, key="rank_effects", n_genes=3, show=False, **options)
-    figure = matplotlib.pyplot.gcf()
-    text = {label.get_text() for axis in figure.axes for label in axis.findobj(matplotlib.text.Text)}
-    top = adata.uns["rank_effects"]["names"]["STAT1"][0]
-    assert top in text
+PLOTS = ["", "_heatmap", "_dotplot", "_matrixplot", "_violin", "_stacked_violin", "_tracksplot"]
+WITHOUT_AB_IN_T = {"keep": lambda adata, t: (t != "A/B") | (adata.obs["cell_type"] == "B").to_numpy()}
+
+
+def drawn_text():
+    axes = matplotlib.pyplot.gcf().axes
+    text = {label.get_text() for axis in axes for label in axis.findobj(matplotlib.text.Text)}
     matplotlib.pyplot.close("all")
+    return text
+
+
+@pytest.mark.parametrize("groups", [None, ["STAT1"]])
+@pytest.mark.parametrize("some", [{}, WITHOUT_AB_IN_T], ids=["all", "some"])
+@pytest.mark.parametrize("plot", PLOTS)
+def test_the_plots_of_scanpy_work(adata, plot, some, groups):
+    """With all treatments, and where one was left out: its cells are drawn, its genes are not."""
+    rank_effects(adata, estimate(adata, **some), stratum="T")
+    draw = getattr(sc.pl, f"rank_genes_groups{plot}")
+    draw(adata, groups=groups, key="rank_effects", n_genes=3, show=False)
+    names = adata.uns["rank_effects"]["names"]
+    assert names.dtype.names == (("STAT1",) if some else ("STAT1", "A/B"))
+    last = "STAT1" if groups or some else "A/B"  # violins of one treatment after the other are figures of their own
+    assert names[last][0] in drawn_text()
+
+
+@pytest.mark.parametrize("values", ["logfoldchanges", "scores", "log10_pvals_adj"])
+@pytest.mark.parametrize("some", [{}, WITHOUT_AB_IN_T], ids=["all", "some"])
+@pytest.mark.parametrize("plot", ["dotplot", "matrixplot"])
+def test_values_are_drawn_for_the_cells_of_the_treatments_ranked(adata, plot, some, values):
+    """The call that the notes give. On all cells scanpy looks the reference up in vain, in its own results too."""
+    draw = getattr(sc.pl, f"rank_genes_groups_{plot}")
+    options = {"values_to_plot": values, "n_genes": 3, "show": False, "dendrogram": False}
+    rank_effects(adata, estimate(adata, **some), stratum="T")
+    ranked = adata.uns["rank_effects"]["names"]
+    cells = adata[adata.obs["perturbation"].isin(ranked.dtype.names)].copy()
+    draw(cells, key="rank_effects", **options)
+    assert ranked["STAT1"][0] in drawn_text()
+
+
+def test_scanpy_looks_the_reference_up_in_vain(adata):
+    """Why the notes give that call. A scanpy in which its own results are drawn would make it needless."""
+    rank_effects(adata, estimate(adata), stratum="T")
+    sc.tl.rank_genes_groups(adata, "perturbation", reference="control", method="t-test", groups=TREATMENTS)
+    for key in ("rank_effects", "rank_genes_groups"):
+        with pytest.raises(KeyError, match="control"):
+            sc.pl.rank_genes_groups_dotplot(adata, key=key, values_to_plot="scores", show=False)
+    drawn_text()
 
 
 def test_it_survives_a_file(adata, tmp_path):
@@ -115,7 +152,7 @@ def test_copy_leaves_the_data_alone(adata):
 
 
 def test_treatments_without_an_error_are_left_out(adata, caplog):
-    effects = estimate(adata, keep=lambda adata, t: (t != "A/B") | (adata.obs["cell_type"] == "B").to_numpy())
+    effects = estimate(adata, **WITHOUT_AB_IN_T)
     rank_effects(adata, effects, stratum={"cell_type": "T"})
     assert adata.uns["rank_effects"]["names"].dtype.names == ("STAT1",)
     assert "A/B" in caplog.text
@@ -159,6 +196,12 @@ def test_fold_changes_are_passed_on_and_ratios_refused(adata):
         rank_effects(adata, ratios, stratum={"cell_type": "B"})
 
 
-def test_a_stratum_is_named_by_its_key(adata):
+def test_a_level_is_enough_where_there_is_one_key(adata):
+    effects = estimate(adata)
+    rank_effects(adata, effects, stratum="T")
+    assert adata.uns["rank_effects"]["params"]["stratum"] == {"cell_type": "T"}
+    with pytest.raises(KeyError, match=r"\['C'\] are not levels of 'cell_type'. Choose from \['B', 'T'\]"):
+        rank_effects(adata, effects, stratum="C")
+    two = replace(effects, strata=effects.strata.assign(donor=["1", "2"]))
     with pytest.raises(TypeError, match=r"such as \{'cell_type': 'B'\}, got 'B'"):
-        rank_effects(adata, estimate(adata), stratum="B")
+        rank_effects(adata, two, stratum="B")

@@ -2,6 +2,7 @@
 
 from scgraphvci._reproduce._experiment import EFFECT_MODELS, MODELS, Experiment, UsageError
 from scgraphvci._reproduce._fig4 import reproduce_fig4
+from scgraphvci._reproduce._fig5 import reproduce_fig5
 from scgraphvci._reproduce._fig6a import reproduce_fig6a
 from scgraphvci._reproduce._fig6b import reproduce_fig6b
 from scgraphvci._reproduce._figures import FigureReport
@@ -23,6 +24,7 @@ __all__ = [
     "add_options",
     "hold_out_category",
     "reproduce_fig4",
+    "reproduce_fig5",
     "reproduce_fig6a",
     "reproduce_fig6b",
     "reproduce_table1",

@@ -116,6 +116,8 @@ class Experiment:
         Table with columns `source`, `target` of true edges, to judge networks by; None where screens are simulated.
     regulators
         Those of the true network to show one by one.
+    treatments, genes
+        Held-out treatments and genes to show.
     """
 
     recipe: Recipe
@@ -128,6 +130,8 @@ class Experiment:
     fast: bool = False
     true_network: Path | None = None
     regulators: tuple[str, ...] = ()
+    treatments: tuple[str, ...] = ()
+    genes: tuple[str, ...] = ()
 
     @property
     def epochs(self) -> int | None:
@@ -164,8 +168,8 @@ class Experiment:
         needy = [name for name in self.models if name in GRAPH_MODELS]
         if needy and not has_network and self.network is None:
             msg = (
-                f"{needy} read a network and varp[{SLOTS.GRN!r}] holds none. Give one with --grn; tables can do "
-                "without these models."
+                f"{needy} read a network and varp[{SLOTS.GRN!r}] holds none. Give one with --grn; tables and fig5 can "
+                "do without: --models VCI."
             )
             raise ValueError(msg)
         if self.true_network is not None:

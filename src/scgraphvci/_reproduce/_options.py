@@ -11,21 +11,24 @@ from scgraphvci._reproduce._recipes import RECIPES, Recipe, Splits, hold_out_cat
 
 SIMULATED = "simulated"
 TABLES = ("table1", "table2")
-RESULTS = (*TABLES, "fig4", "fig6a", "fig6b")
+RESULTS = (*TABLES, "fig4", "fig5", "fig6a", "fig6b")
 DEFAULT_MODELS = {
     "table1": ("AE", "CEVAE", "GANITE", "CPA", "VCI", "GraphVCI", RANDOM),
     "table2": ("GraphVCI",),
     "fig4": (REFINED,),
+    "fig5": ("GraphVCI",),
     "fig6a": ("GraphVCI", REFINED, RANDOM),
     "fig6b": (REFINED,),
 }
 REPEATED = (*TABLES, "fig6a")  # over seeds
 GOES_WITH = {
-    "models": TABLES,
+    "models": (*TABLES, "fig5"),
     "refine": TABLES,
     "seeds": REPEATED,
     "truth": ("fig6b",),
     "regulators": ("fig6b",),
+    "treatments": ("fig5",),
+    "genes": ("fig5",),
 }
 N_SEEDS = 5
 N_HARDEST = 20
@@ -35,8 +38,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `scgraphvci reproduce`."""
     parser.add_argument(
         "result", choices=RESULTS,
-        help="accuracy on held-out strata; estimators during training; prior beside refined network; training with "
-        "either; precision and recall of the refined network",
+        help="accuracy on held-out strata; estimators during training; prior beside refined network; counterfactual "
+        "beside held-out cells; training with either network; precision and recall of the refined network",
     )  # fmt: skip
     parser.add_argument(
         "--data", required=True, metavar=f"FILE|{SIMULATED}", help="an .h5ad file, or simulated screens"
@@ -58,6 +61,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--truth", type=Path, metavar="FILE", help="fig6b: true edges, .csv or .tsv with source, target"
     )
     parser.add_argument("--regulators", nargs="+", metavar="GENE", help="fig6b: regulators to draw one by one")
+    parser.add_argument("--treatments", nargs="+", metavar="NAME", help="fig5: held-out treatments to draw")
+    parser.add_argument("--genes", nargs="+", metavar="GENE", help="fig5: genes to draw")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), metavar="NAME", help=f"of {', '.join(MODELS)}")
     parser.add_argument("--refine", action="store_true", help=f"add {REFINED}: the network refined in each run")
     parser.add_argument("--protocol", choices=("matched", "paper"), default="matched", help="how predictions start")
@@ -121,6 +126,8 @@ def to_experiment(options: argparse.Namespace) -> Experiment:
         fast=options.fast,
         true_network=options.truth,
         regulators=tuple(options.regulators or ()),
+        treatments=tuple(options.treatments or ()),
+        genes=tuple(options.genes or ()),
     )
 
 
@@ -132,6 +139,9 @@ def _models(options: argparse.Namespace) -> tuple[str, ...]:
     without = [name for name in models if name not in EFFECT_MODELS]
     if options.result == "table2" and without:
         msg = f"{without} have no marginal effects: table2 takes {', '.join(EFFECT_MODELS)}."
+        raise ValueError(msg)
+    if options.result == "fig5" and len(models) > 1:
+        msg = f"fig5 is drawn for one model, and --models names {len(models)}: {', '.join(models)}."
         raise ValueError(msg)
     return models
 

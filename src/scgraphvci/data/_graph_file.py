@@ -8,6 +8,7 @@ import struct
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch_geometric.data import Data
 from torch_geometric.data.data import DataEdgeAttr, DataTensorAttr
 from torch_geometric.data.storage import GlobalStorage
@@ -15,7 +16,7 @@ from torch_geometric.data.storage import GlobalStorage
 # What torch's unpickler raises on what it refuses, and on files that are no pickle or end early.
 _UNREADABLE = (
     *(pickle.UnpicklingError, struct.error, EOFError, LookupError, RuntimeError, TypeError, ValueError),
-    *(AttributeError, ArithmeticError),
+    *(AttributeError, ArithmeticError, SafetensorError),
 )
 
 
@@ -46,8 +47,15 @@ def load_graph_file(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarra
         msg = f"{os.fspath(path)!r} holds a {type(graph).__name__}, not a graph of torch_geometric with an edge_index."
         raise ValueError(msg)
     index, weight = graph.edge_index, graph.edge_attr
-    n_nodes = int(graph.x.shape[0]) if graph.x is not None else int(graph.num_nodes or 0)
-    if index.dim() == 2 and index.shape[0] == index.shape[1] == n_nodes != 2:
+    for name, value in {"edge_index": index, "edge_attr": weight, "x": graph.x}.items():
+        if value is not None and not _is_plain(value):
+            msg = f"{name!r} in the graph of {os.fspath(path)!r} is no dense tensor of numbers that lies in the file."
+            raise ValueError(msg)
+    n_nodes = len(graph.x) if graph.x is not None else graph.num_nodes
+    if type(n_nodes) is not int:
+        msg = f"The graph of {os.fspath(path)!r} does not tell its number of nodes (`num_nodes` is {n_nodes!r})."
+        raise ValueError(msg)
+    if index.shape == (n_nodes, n_nodes) != (2, 2) and (weight is None or weight.shape == index.shape):
         matrix = index if weight is None else weight
         index = index.nonzero().t()
         weight = matrix[index[0], index[1]]
@@ -55,5 +63,20 @@ def load_graph_file(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarra
         shapes = f"edge_index {tuple(index.shape)}, edge_attr {None if weight is None else tuple(weight.shape)}"
         msg = f"The graph of {os.fspath(path)!r} holds {shapes}; expected (2, n_edges) and one weight for each edge."
         raise ValueError(msg)
+    if index.is_floating_point() and not torch.equal(index, index.round()):
+        msg = f"The edge_index of {os.fspath(path)!r} holds numbers that are not whole, so it names no nodes."
+        raise ValueError(msg)
     weights = None if weight is None else weight.reshape(-1).double().numpy()
     return index.long().numpy(), weights, n_nodes
+
+
+def _is_plain(value: object) -> bool:
+    """Whether this is an array of numbers whose elements are all in memory; strides can declare any size for free."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
+        and not (value.is_nested or value.is_complex() or value.is_quantized)
+        and value.dim() > 0
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    )

@@ -127,7 +127,7 @@ def _sources(file: PublicFile, reasons: list[str]) -> Iterator[Source]:
     for node in file.osf_nodes:
         try:
             source = find_file(node, file.name)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # the last three: another layout
             reasons.append(f"OSF project {node}: {error}")
         else:
             yield source
@@ -188,6 +188,10 @@ class _ResumingDownloader:
 
     def _receive(self, response: requests.Response) -> None:
         response.raise_for_status()
+        hops = [one.url for one in (*response.history, response)]
+        if hops[0].startswith("https:") and not all(hop.startswith("https:") for hop in hops):
+            msg = f"the server redirects to an address that is not encrypted, {hops[-1]}"
+            raise requests.exceptions.SSLError(msg)
         if response.status_code not in (requests.codes.ok, requests.codes.partial_content):
             msg = f"the server answered {response.status_code}, not with the file"
             raise requests.HTTPError(msg)

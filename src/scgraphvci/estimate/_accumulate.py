@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
+
+from scgraphvci.estimate._kernels import add_cells, add_predictions
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -20,15 +23,8 @@ N_ROLES = 3
 OUTCOME, PREDICTED, PREDICTED_REFERENCE = 0, 1, 2
 """Variables of a cell: its outcome, its prediction under the treatment, its prediction under the reference."""
 
-_OF_REST = (PREDICTED, PREDICTED_REFERENCE)
-"""Variables of cells in neither arm that matter: their predictions."""
-
 N_BLOCKS = 50
 """Equal random parts into which independent cells are put, to learn how the errors of genes go together."""
-
-
-_CACHED_VALUES = 2**16  # of a batch, that stay in a processor's cache while they are summed
-_FEWEST_GENES = 32
 
 
 @dataclass(frozen=True)
@@ -120,6 +116,39 @@ class Groups:
         pairs, group_of_cell = np.unique(stratum * n_clusters + cluster, return_inverse=True)
         return cls(pairs // n_clusters, pairs % n_clusters, n_strata, independent), group_of_cell
 
+    @classmethod
+    def of_cells(cls, stratum: ArrayLike, reported: ArrayLike | None = None) -> tuple[Groups, IntArray]:
+        """Groups of one cell each, for influence totals that are the influence values of cells.
+
+        Sums then hold rows of every cell, and results take treatments x strata x cells of the largest stratum x genes.
+
+        Parameters
+        ----------
+        stratum
+            Stratum of each independent cell, shape ``(n_cells,)``, codes from 0.
+        reported
+            Reported stratum of each stratum, as for `marginal_effects`; by default each stratum is reported.
+
+        Returns
+        -------
+        The groups, whose blocks number the cells of each reported stratum in their order, and for every cell the index
+        of its group, shape ``(n_cells,)``.
+
+        Examples
+        --------
+        >>> groups, group_of_cell = Groups.of_cells([0, 1, 0])
+        >>> groups.stratum[group_of_cell].tolist(), groups.cluster[group_of_cell].tolist()
+        ([0, 1, 0], [0, 0, 1])
+        """
+        stratum = np.asarray(stratum, dtype=np.int64)
+        codes = stratum if reported is None else np.asarray(reported, dtype=np.int64)[stratum]
+        order = np.argsort(codes, kind="stable")
+        first_of_code = np.searchsorted(codes[order], codes[order])
+        number = np.empty_like(codes)
+        number[order] = np.arange(len(codes)) - first_of_code
+        groups, group = cls.from_codes(stratum, number, None if reported is None else len(np.asarray(reported)))
+        return replace(groups, independent=True), group
+
     @property
     def n_groups(self) -> int:
         """Number of groups."""
@@ -173,8 +202,13 @@ class EffectSums:
         """Value subtracted in each stratum, ``(n_strata, n_genes)``."""
         self.count: IntArray = np.zeros((groups.n_groups, N_ROLES), dtype=np.int64)
         """Cells, ``(n_groups, n_roles)``."""
-        self.first: FloatArray = np.zeros((groups.n_groups, self.n_variables, N_ROLES, n_genes))
-        """Sums of variables less offset, ``(n_groups, n_variables, n_roles, n_genes)``."""
+        self.row: IntArray = np.full((groups.n_groups, N_ROLES), -1)
+        """Where `first` holds a group, ``(n_groups, n_roles)``; -1 for a role it has no cells of."""
+        # Rows are taken one after the other: those never needed lie together, and are never given memory.
+        self.first: FloatArray = np.zeros((self.n_variables, N_ROLES, groups.n_groups, n_genes))
+        """Sums of variables less offset by group, ``(n_variables, n_roles, n_rows, n_genes)``."""
+        self.total: FloatArray = np.zeros((self.n_variables, groups.n_strata, N_ROLES, n_genes))
+        """The same by stratum, ``(n_variables, n_strata, n_roles, n_genes)``."""
         self.second: FloatArray = np.zeros((len(self.pairs), groups.n_strata, N_ROLES, n_genes))
         """Sums of products of variables less offset, ``(n_pairs, n_strata, n_roles, n_genes)``."""
         self._has_offset: BoolArray = np.zeros(groups.n_strata, dtype=bool)
@@ -213,35 +247,40 @@ class EffectSums:
         group = np.asarray(group, dtype=np.int64)
         variables = self._variables(outcome, predicted, predicted_reference, n_cells=len(group))
         role = self._role(in_arm, in_reference, n_cells=len(group))
-        stratum = self.groups.stratum[group]
-        self._set_offset(stratum, variables[OUTCOME])
+        self._set_offset(self.groups.stratum[group], variables[OUTCOME])
         np.add.at(self.count, (group, role), 1)
         rest = role == REST
-        for cells, used in ((np.flatnonzero(~rest), range(self.n_variables)), (np.flatnonzero(rest), _OF_REST)):
-            chosen = {j: variables[j] for j in used if j < self.n_variables}
-            self._add(chosen, cells, group[cells], stratum[cells], role[cells])
+        self._add(variables, np.flatnonzero(~rest), group, role)
+        self._add(variables, np.flatnonzero(rest), group, role)
 
-    def _add(
-        self, variables: dict[int, FloatArray], cells: IntArray, group: IntArray, stratum: IntArray, role: IntArray
-    ) -> None:
-        """Add some cells of a batch, whose groups, strata and roles are given."""
-        groups_here, group_indicator = _indicator(group * N_ROLES + role)
-        group_here, role_here = np.divmod(groups_here, N_ROLES)
-        strata_here, stratum_indicator = _indicator(stratum * N_ROLES + role)
-        step = max(_CACHED_VALUES // max(len(cells), 1), _FEWEST_GENES)
-        for start in range(0, self.n_genes, step):
-            genes = slice(start, start + step)
-            offset = self.offset[stratum, genes]
-            here = {j: variable[cells, genes] - offset for j, variable in variables.items()}
-            for j, variable in here.items():
-                self.first[group_here, j, role_here, genes] += group_indicator @ variable
-            for total, (i, j) in zip(self.second, self.pairs, strict=True):
-                if i in here and j in here:
-                    total.reshape(-1, self.n_genes)[strata_here, genes] += stratum_indicator @ (here[i] * here[j])
+    def _add(self, variables: tuple[NDArray[Any], ...], cells: IntArray, group: IntArray, role: IntArray) -> None:
+        """Add some cells of a batch: those in an arm, or those in neither, whose outcomes are left out."""
+        if not len(cells):
+            return
+        key = group[cells] * N_ROLES + role[cells]
+        order = np.argsort(key, kind="stable")
+        distinct, start = np.unique(key[order], return_index=True)
+        runs, (run_group, run_role) = np.append(start, len(cells)), np.divmod(distinct, N_ROLES)
+        rows, strata = self._rows(run_group, run_role), self.groups.stratum[run_group]
+        sums = self.offset, self.first, self.total, self.second
+        if role[cells[0]] == REST and self.with_reference:
+            predicted, reference = variables[PREDICTED], variables[PREDICTED_REFERENCE]
+            add_predictions(predicted, reference, cells[order], runs, rows, strata, REST, *sums)
+        else:
+            lowest = PREDICTED if role[cells[0]] == REST else OUTCOME
+            add_cells(variables, lowest, cells[order], runs, rows, strata, run_role, *sums)
+
+    def _rows(self, group: IntArray, role: IntArray) -> IntArray:
+        """Rows of `first`, the next free ones for groups without."""
+        for r in range(N_ROLES):
+            new = group[(role == r) & (self.row[group, role] < 0)]
+            taken = int(self.row[:, r].max(initial=-1)) + 1
+            self.row[new, r] = np.arange(taken, taken + len(new))
+        return self.row[group, role]
 
     def _variables(
         self, outcome: ArrayLike, predicted: ArrayLike, predicted_reference: ArrayLike | None, n_cells: int
-    ) -> list[FloatArray]:
+    ) -> tuple[NDArray[Any], ...]:
         if (predicted_reference is not None) != self.with_reference:
             msg = (
                 f"`predicted_reference` is {'missing' if self.with_reference else 'given'}, but these sums were made "
@@ -256,7 +295,10 @@ class EffectSums:
             if variable.shape != (n_cells, self.n_genes):
                 msg = f"`{name}` has shape {variable.shape}, expected (cells, genes) = {(n_cells, self.n_genes)}."
                 raise ValueError(msg)
-        return variables
+        # Compiled for rows of one type: float32 as it is, anything else as float64.
+        single = all(variable.dtype == np.float32 for variable in variables)
+        dtype = np.float32 if single else np.float64
+        return tuple(np.ascontiguousarray(variable, dtype=dtype) for variable in variables)
 
     def _role(self, in_arm: ArrayLike, in_reference: ArrayLike | None, n_cells: int) -> IntArray:
         in_arm = np.asarray(in_arm, dtype=bool)
@@ -272,7 +314,7 @@ class EffectSums:
             raise ValueError(msg)
         return np.where(in_arm, ARM, np.where(in_reference, REFERENCE, REST))
 
-    def _set_offset(self, stratum: IntArray, outcome: FloatArray) -> None:
+    def _set_offset(self, stratum: IntArray, outcome: NDArray[Any]) -> None:
         strata, first_cell = np.unique(stratum, return_index=True)
         new = ~self._has_offset[strata]
         self.offset[strata[new]] = outcome[first_cell[new]]
@@ -288,9 +330,3 @@ def membership(index: IntArray, n: int) -> sparse.csr_array:
 def _random_blocks(n_cells: int, n_blocks: int, seed: int) -> IntArray:
     """Block of each cell, equal in size up to one; blind to strata, so that results of the same cells share them."""
     return np.random.default_rng(seed).permutation(n_cells) % n_blocks
-
-
-def _indicator(key: IntArray) -> tuple[IntArray, sparse.csr_array]:
-    """Return the distinct keys, and the matrix (distinct keys x cells) that sums cells by key."""
-    distinct, row = np.unique(key, return_inverse=True)
-    return distinct, membership(row, len(distinct)).astype(np.float64)

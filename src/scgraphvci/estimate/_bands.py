@@ -103,7 +103,6 @@ def joint_levels(
     """
     shape = influence.n_clusters.shape
     level, method = np.full(shape, np.nan), np.full(shape, None, dtype=object)
-    drawn: dict[int, NDArray[np.float32]] = {}
     for row in np.ndindex(*shape):
         known = p_value_known[row]
         if not known.any():
@@ -113,7 +112,7 @@ def joint_levels(
             continue
         totals = influence.of_row(*row)
         totals = totals if known.all() else totals[:, known]
-        multipliers = drawn.setdefault(len(totals), signs(len(totals), n_draws, seed))
+        multipliers = signs(len(totals), n_draws, seed)
         level[row], method[row] = joint_level(totals, alpha, multipliers), "multiplier_bootstrap"
     return JointLevels(level, method)
 
@@ -133,10 +132,8 @@ def romano_wolf_p_values(
         Of the bootstrap.
     """
     adjusted = adjust_p_values(p_value, "holm")
-    drawn: dict[int, NDArray[np.float32]] = {}
     for row in np.ndindex(*influence.n_clusters.shape):
         if influence.n_clusters[row] >= MIN_CLUSTERS and np.isfinite(p_value[row]).any():
             totals = influence.of_row(*row)
-            multipliers = drawn.setdefault(len(totals), signs(len(totals), n_draws, seed))
-            adjusted[row] = romano_wolf(p_value[row], totals, multipliers)
+            adjusted[row] = romano_wolf(p_value[row], totals, signs(len(totals), n_draws, seed))
     return adjusted

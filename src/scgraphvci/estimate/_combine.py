@@ -51,6 +51,7 @@ def contrast(first: MarginalEffects, second: MarginalEffects, *, independent: bo
         influence=influence,
         leaks=None,
         bands=None,
+        third_cumulant=_difference_of_cumulants(first, second),
         **estimates,
         **fewer,
     )
@@ -75,6 +76,13 @@ def _difference_of_totals(first: MarginalEffects, second: MarginalEffects) -> In
         raise ValueError(msg)
     n_clusters = np.minimum(one.n_clusters, two.n_clusters)
     return InfluenceTotals(one.total - two.total, n_clusters, one.independent)
+
+
+def _difference_of_cumulants(first: MarginalEffects, second: MarginalEffects) -> FloatArray | None:
+    """Third cumulant of a difference of independent results, or of two with a common reference, which cancels."""
+    if first.third_cumulant is None or second.third_cumulant is None:
+        return None
+    return first.third_cumulant - second.third_cumulant
 
 
 def _check_comparable(first: MarginalEffects, second: MarginalEffects) -> None:

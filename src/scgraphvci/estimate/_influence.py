@@ -41,10 +41,9 @@ from scgraphvci.estimate._accumulate import (
     membership,
 )
 from scgraphvci.estimate._arm_variance import trust
+from scgraphvci.estimate._kernels import weigh_groups
 
 Estimator = Literal["robust", "observed", "plugin"]
-_CACHED_VALUES = 2**17
-"""Float64 values that stay in a processor's cache while they are used."""
 
 Part = Literal["contrast", "arm", "reference"]
 """What is estimated: the difference of the arms (the arm's mean without a reference), or the mean of one of them."""
@@ -119,16 +118,12 @@ class Influence:
 
 def stratum_moments(sums: EffectSums, arm_variance: float = 0.0) -> Moments:
     """Means and centred products by stratum and role, from sums by group; `arm_variance` as in `trust`."""
-    n_strata = sums.groups.n_strata
-    count = membership(sums.groups.stratum, n_strata) @ sums.count
-    to_stratum = membership(sums.groups.stratum, n_strata).astype(np.float64)
-    by_stratum = to_stratum @ sums.first.reshape(sums.groups.n_groups, -1)
-    mean = by_stratum.reshape(n_strata, *sums.first.shape[1:]).swapaxes(0, 1).copy()
+    count = membership(sums.groups.stratum, sums.groups.n_strata) @ sums.count
     cells = count[:, :, None]
-    mean /= np.maximum(cells, 1)
+    mean = sums.total / np.maximum(cells, 1)
     product = sums.second.copy()
     for total, (i, j) in zip(product, sums.pairs, strict=True):
-        total -= cells * mean[i] * mean[j]
+        total -= sums.total[i] * mean[j]
     mean += sums.offset[:, None, :]
     share = trust(count, count.sum(axis=1, keepdims=True), arm_variance)
     return Moments(count, mean, product, sums.pairs, share)
@@ -213,10 +208,10 @@ def variance_by_role(moments: Moments, influence: Influence, *, small_sample: bo
     -------
     Shape ``(n_strata, n_roles, n_genes)``.
     """
-    within = np.zeros_like(influence.intercept)
-    for product, (i, j) in zip(moments.product, moments.pairs, strict=True):
-        both_orders = 1.0 if i == j else 2.0
-        within += (both_orders * influence.weight[i] * influence.weight[j])[:, :, None] * product
+    weights = np.stack(
+        [(1.0 if i == j else 2.0) * influence.weight[i] * influence.weight[j] for i, j in moments.pairs], axis=-1
+    )
+    within = np.einsum("srp,psrg->srg", weights, moments.product)
     np.maximum(within, 0.0, out=within)
     count = moments.count[:, :, None]
     if small_sample:
@@ -226,33 +221,14 @@ def variance_by_role(moments: Moments, influence: Influence, *, small_sample: bo
 
 
 def influence_totals(sums: EffectSums, moments: Moments, *influences: Influence) -> list[FloatArray]:
-    """Sums of influence values over the cells of each group, ``(n_groups, n_genes)``, for each influence function.
-
-    Groups come a few at a time, and all functions use their sums while these are in the cache: reading them from memory
-    is what takes time.
-    """
-    stratum = sums.groups.stratum
-    used = [variable for variable in range(sums.n_variables) if any(one.weight[variable].any() for one in influences)]
-    used = used or [OUTCOME]  # without cells nothing has weight
-    variables = slice(used[0], used[-1] + 1)
-    width = (variables.stop - variables.start) * N_ROLES
-    at_once = max(1, _CACHED_VALUES // (width * sums.n_genes))
+    """Sums of influence values over the cells of each group, ``(n_groups, n_genes)``, for each influence function."""
     centre = moments.mean - sums.offset[:, None, :]
-    totals = [np.empty((sums.groups.n_groups, sums.n_genes)) for _ in influences]
-    for x in range(sums.groups.n_strata):
-        # Everything but the sums themselves is one constant per role.
-        weights = [one.weight[variables, x].ravel() for one in influences]
-        constants = [one.intercept[x] - np.einsum("vr,vrg->rg", one.weight[:, x], centre[:, x]) for one in influences]
-        members = np.flatnonzero(stratum == x)
-        for start in range(0, len(members), at_once):
-            rows = members[start : start + at_once]
-            together = rows[-1] - rows[0] + 1 == len(rows)
-            chosen = slice(rows[0], rows[-1] + 1) if together else rows  # a slice copies nothing
-            first = sums.first[chosen, variables].reshape(len(rows), width, sums.n_genes)
-            count = sums.count[chosen].astype(np.float64)
-            for total, weight, constant in zip(totals, weights, constants, strict=True):
-                total[chosen] = np.matmul(weight, first) + count @ constant
-    return totals
+    weight = np.stack([one.weight for one in influences])
+    # Everything but the sums themselves is one constant per stratum and role.
+    constant = np.stack([one.intercept - np.einsum("vsr,vsrg->srg", one.weight, centre) for one in influences])
+    totals = np.zeros((len(influences), sums.groups.n_groups, sums.n_genes))
+    weigh_groups(sums.first, sums.row, sums.count, sums.groups.stratum, weight, constant, totals)
+    return list(totals)
 
 
 def cells_by_stratum(sums: EffectSums) -> sparse.csr_array:

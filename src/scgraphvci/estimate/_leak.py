@@ -24,6 +24,7 @@ from scipy import special
 
 from scgraphvci.estimate._accumulate import (
     ARM,
+    OUTCOME,
     PREDICTED,
     REFERENCE,
     REST,
@@ -44,6 +45,8 @@ from scgraphvci.estimate._multiplier import signs
 
 N_DRAWS = 1999
 """Sign changes of the leak test."""
+TOLERATED = 0.17
+"""Mean squared bias, in squared standard errors, with which 95 % intervals still hold the truth in 93 % of cases."""
 
 
 _ROUNDING = 1e-10  # a share is of order 1: errors below are those of sums over predictions that do not vary
@@ -71,6 +74,11 @@ class Leaks:
         P-value that they agree no better than chance allows.
     share, share_error, share_df
         Share of the predicted effect that leaks, its standard error and degrees of freedom.
+    excess, excess_share
+        Squared bias that a leak leaves in `robust` as it was made, with a guard or without, in squared standard errors
+        of the estimate. In any direction: the square of `robust` less `observed`, less what it has by chance, which may
+        be negative. Along the effect: that of the share that leaks. Means over genes with an error, the second and, if
+        larger, the first weighted by squared predicted effects over errors.
     """
 
     leak: NDArray[np.float32]
@@ -84,6 +92,8 @@ class Leaks:
     share: FloatArray
     share_error: FloatArray
     share_df: FloatArray
+    excess: FloatArray
+    excess_share: FloatArray
 
     def take(self, treatments: IntArray, strata: IntArray) -> Leaks:
         """The same for some treatments and strata."""
@@ -105,15 +115,25 @@ class Leaks:
         smaller = np.where(np.isfinite(both), both, 1.0).min(axis=0)
         return np.where(n_tests > 0, np.minimum(n_tests * smaller, 1.0), np.nan)
 
+    def harmful(self, alpha: float) -> NDArray[np.bool_]:
+        """Rows in which a leak is found at a level, and what was found is large enough to matter for intervals."""
+        p_any, p_share = self.p_any, self.p_share
+        n_tests = np.isfinite(p_any).astype(np.int64) + np.isfinite(p_share)
+        in_any_direction = (n_tests * p_any <= alpha) & (self.excess >= TOLERATED)
+        return in_any_direction | ((n_tests * p_share <= alpha) & (self.excess_share >= TOLERATED))
 
-def measure_leak(sums: EffectSums, moments: Moments, average: StratumAverage) -> Leaks:
+
+def measure_leak(sums: EffectSums, moments: Moments, average: StratumAverage, std_error: FloatArray) -> Leaks:
     """Leak of one treatment, arrays without the leading axis of treatments.
+
+    `std_error` is that of the estimate, ``(n_reported, n_genes)``, NaN where there is none.
 
     Raises
     ------
     ValueError
         If the sums have neither clusters nor blocks.
     """
+    as_made = moments
     moments = replace(moments, trust=np.ones_like(moments.trust))  # what the model leaks, whatever is made of it
     differences = [_difference_by_stratum(moments, [REFERENCE, REST])]
     if sums.with_reference:
@@ -128,14 +148,67 @@ def measure_leak(sums: EffectSums, moments: Moments, average: StratumAverage) ->
     reference, reference_error = np.full_like(leak, np.nan), np.full_like(leak, np.nan)
     if sums.with_reference:
         reference, reference_error, _ = _difference(sums, moments, average, *differences[1], of_differences[1:])
+    tests = _joint_tests(sums, moments, average, null, under_null)
     return Leaks(
         leak=leak.astype(np.float32),
         leak_error=leak_error.astype(np.float32),
         leak_reference=reference.astype(np.float32),
         leak_reference_error=reference_error.astype(np.float32),
         df=df,
-        **_joint_tests(sums, moments, average, null, under_null),
+        **tests,
+        **_excess(sums, as_made, moments, average, std_error, under_null, tests),
     )
+
+
+def _excess(
+    sums: EffectSums,
+    as_made: Moments,
+    published: Moments,
+    average: StratumAverage,
+    std_error: FloatArray,
+    under_null: FloatArray,
+    tests: dict[str, FloatArray],
+) -> dict[str, FloatArray]:
+    """Squared bias of `robust` as it was made, see `Leaks`, ``(n_reported,)``; NaN where no gene has an error.
+
+    `under_null` are totals of clusters of the bias of Eq. 4 as `published`: they say by how much the variance between
+    clusters exceeds that between cells.
+    """
+    estimates = point_estimates(as_made)
+    bias = average.mean(_point_bias(as_made))
+    variance = average.cell_variance(as_made, _bias_influence(as_made))[0]
+    if sums.groups.clustered:
+        of_cells = average.cell_variance(published, _bias_influence(published))[0]
+        of_clusters = cluster_variance_of(under_null, average.n_clusters(sums))
+        variance *= np.divide(of_clusters, of_cells, out=np.ones_like(variance), where=of_cells > 0)
+    known = (std_error > 0) & np.isfinite(bias)
+    precision = np.divide(1.0, std_error**2, out=np.zeros_like(bias), where=known)
+    in_errors = np.where(known, bias**2 - variance, 0.0) * precision
+    excess, along = _weighted_mean(in_errors, known), np.full(len(bias), np.nan)
+    if sums.with_reference:
+        predicted = np.where(known, average.mean(estimates.plugin), 0.0)
+        weight = predicted**2 * precision
+        excess = np.fmax(excess, _weighted_mean(in_errors, weight))
+        # The share found, as far as the guard lets it through, and less what it is by chance.
+        published_bias = average.mean(_point_bias(published))
+        size = np.where(known, published_bias, 0.0) ** 2 * precision
+        passed = _weighted_mean(np.divide(bias, published_bias, out=np.zeros_like(bias), where=size > 0), size)
+        share = np.maximum(tests["share"] ** 2 - tests["share_error"] ** 2, 0.0) * passed**2
+        along = share * _weighted_mean(predicted**2 * precision, weight)
+    return {"excess": excess, "excess_share": along}
+
+
+def _point_bias(moments: Moments) -> FloatArray:
+    """`robust` less `observed` of every stratum, ``(n_strata, n_genes)``."""
+    estimates = point_estimates(moments)
+    return estimates.robust - estimates.observed
+
+
+def _weighted_mean(value: FloatArray, weight: FloatArray | NDArray[np.bool_]) -> FloatArray:
+    """Mean over genes, ``(n_reported,)``; NaN where nothing has weight."""
+    total = weight.sum(axis=1, dtype=np.float64)
+    weighted = np.where(weight > 0, value * weight, 0.0).sum(axis=1)
+    return np.divide(weighted, total, out=np.full(len(total), np.nan), where=total > 0)
 
 
 def _difference(
@@ -211,7 +284,7 @@ def _joint_tests(
     tests = {name: np.full(len(bias), np.nan) for name in names}
     for row in np.flatnonzero(average.covered & (n_clusters > 1)):
         present = under_null[row].any(axis=1)
-        tests["p_any"][row], tests["p_fitted"][row] = _sign_test(under_null[row, present])
+        tests["p_any"][row], tests["p_fitted"][row] = sign_test(under_null[row, present])
         if varies[row].any():
             tests["dispersion"][row] = np.mean(bias[row, varies[row]] ** 2 / variance[row, varies[row]])
         if weight[row].any():
@@ -236,8 +309,10 @@ def _prediction_variance(moments: Moments, average: StratumAverage) -> FloatArra
 
 def _bias_influence(moments: Moments) -> Influence:
     """Influence function of `robust` less `observed`."""
-    robust, observed = influence_function(moments, "robust"), influence_function(moments, "observed")
-    return Influence(robust.weight - observed.weight, robust.intercept - observed.intercept)
+    robust = influence_function(moments, "robust")  # that of `observed` is its part in the outcome
+    weight = robust.weight.copy()
+    weight[OUTCOME] = 0.0
+    return Influence(weight, robust.intercept)
 
 
 def _uncentred(moments: Moments, influence: Influence) -> Influence:
@@ -252,7 +327,7 @@ def _draws(n_clusters: int) -> FloatArray:
     return signs(n_clusters, N_DRAWS, seed=0).astype(np.float64)
 
 
-def _sign_test(brought: FloatArray) -> tuple[float, float]:
+def sign_test(brought: FloatArray) -> tuple[float, float]:
     """Test that the bias of all genes is zero by changing the signs of whole clusters.
 
     If arms do not differ, what a cluster brings to the bias is symmetric around zero, independently of other clusters.

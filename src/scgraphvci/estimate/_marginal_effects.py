@@ -18,12 +18,14 @@ from scgraphvci.estimate._influence import Estimator, Moments, stratum_moments
 from scgraphvci.estimate._leak import Leaks, measure_leak
 from scgraphvci.estimate._multiplicity import Adjustment
 from scgraphvci.estimate._result import MarginalEffects
+from scgraphvci.estimate._skewness import third_cumulant
 from scgraphvci.estimate._stack import Stack
 from scgraphvci.estimate._status import status_of
 
 EffectAdjustment = Literal[Adjustment, "romano_wolf"]
 
 _MIN_CELLS_FOR_VARIANCE = 2
+_RESOLUTION = 1e-7  # of float32, relative: an outcome that varies less is constant
 
 
 def marginal_effects(
@@ -48,8 +50,8 @@ def marginal_effects(
     """Marginal effects of treatments, from sums over cells.
 
     Errors are clustered if the sums were made with clusters. Intervals are t intervals: with Welch and Satterthwaite's
-    degrees of freedom at the level of cells, with G - 1 for G clusters. Where the leak test rejects at level `alpha`,
-    `robust` has the status `leak_detected`.
+    degrees of freedom at the level of cells, with G - 1 for G clusters. Where the leak test rejects at level `alpha`
+    and the bias that is left makes intervals cover less than about .93, `robust` has the status `leak_detected`.
 
     Parameters
     ----------
@@ -78,7 +80,8 @@ def marginal_effects(
     min_counts
         Fewest counts to be expected in the smaller arm, its cells times the mean over both arms, for a gene to have an
         error: 100 where outcomes are counts. With fewer the mean is skewed and no t interval holds its level far out,
-        where p-values of many genes and joint bands are read. 0 where outcomes are no counts.
+        where p-values of many genes are read. Joint bands of independent cells then allow for the skewness of counts,
+        see `MarginalEffects.joint_bands`. 0 where outcomes are no counts.
     alpha
         One minus the level of the intervals.
     p_adjust
@@ -95,7 +98,8 @@ def marginal_effects(
     keep_influence
         Keep the influence totals of every cluster (or of 50 random blocks of cells) in the result, float32, for joint
         bands, Romano-Wolf p-values, contrasts and pooling: ``(n_treatments, n_strata, n_clusters, n_genes)``.
-        ``"float64"`` keeps all their digits; ``"bands"`` what joint bands need, a number for each row.
+        ``"float64"`` keeps all their digits; ``"bands"`` what joint bands need, a number for each row. Influence values
+        of single cells are the totals of sums made with `Groups.of_cells`.
     params
         Further entries for the parameters of the result (`perturbation_key`, `cluster_key`, `scale`, ...).
 
@@ -154,11 +158,12 @@ def marginal_effects(
                 influence.add(kept)
         del totals
         if groups.cluster is not None:
-            leak = measure_leak(treatment_sums, moments, average)
+            leak = measure_leak(treatment_sums, moments, average, row.std_error)
             if estimator == "robust":
-                row.status[(row.status == "ok") & (leak.p_value <= alpha)] = "leak_detected"
+                row.status[(row.status == "ok") & leak.harmful(alpha)] = "leak_detected"
             leaks.add(vars(leak))
-        rows.add(vars(row))
+        skewed = min_counts > 0 and estimator != "plugin" and estimand == "difference" and not groups.clustered
+        rows.add(vars(row) | ({"third_cumulant": third_cumulant(moments, average, estimator)} if skewed else {}))
         del treatment_sums, moments, groups  # before the next sums are made
     if not names:
         msg = "No treatment to estimate an effect of. Give at least one pair of name and sums."
@@ -234,7 +239,7 @@ def _estimate(
     estimate = getattr(averaged, estimator)
     if estimator == "robust":
         estimate = np.where((status == "extrapolated")[:, None], averaged.plugin, estimate)
-    has_error = np.repeat((status == "ok")[:, None], sums.n_genes, axis=1)
+    has_error = (status == "ok")[:, None] & _varies(moments, average)
     if min_counts > 0:
         has_error &= _expected_counts(sums, moments, average) >= min_counts
     n_stratum = n_all.sum(axis=1)
@@ -253,6 +258,15 @@ def _estimate(
         status=status,
     )
     return rows, variance, df
+
+
+def _varies(moments: Moments, average: StratumAverage) -> NDArray[np.bool_]:
+    """Genes whose outcome varies within an arm, ``(n_reported, n_genes)``: elsewhere an error would be of rounding."""
+    arms = [ARM, REFERENCE] if moments.with_reference else [ARM]
+    product = moments.product[moments.pairs.index((OUTCOME, OUTCOME))][:, arms]
+    size = moments.count[:, arms, None] * moments.mean[OUTCOME][:, arms] ** 2
+    varies = (product > _RESOLUTION**2 * size).any(axis=1) & average.used[:, None]
+    return membership(average.reported, average.n_reported) @ varies.astype(np.int64) > 0
 
 
 def _expected_counts(sums: EffectSums, moments: Moments, average: StratumAverage) -> FloatArray:

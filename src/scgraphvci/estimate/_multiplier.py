@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
 from scgraphvci.estimate._accumulate import FloatArray
+from scgraphvci.estimate._kernels import largest_sums
 
 MIN_CLUSTERS = 12
 """Fewest clusters for a bootstrap of the largest statistic; Bonferroni's bound is taken below."""
 
 _BLOCK_OF_GENES = 512  # draws x genes of a block stay in the cache
+_ALL_THE_SAME = 1e-3  # length of centred multipliers below which they have one sign
 
 
+@lru_cache(maxsize=8)
 def signs(n_clusters: int, n_draws: int, seed: int) -> NDArray[np.float32]:
     """Rademacher multipliers, ``(n_draws, n_clusters)``, float32; all sign vectors where there are not more of them.
 
@@ -22,11 +27,16 @@ def signs(n_clusters: int, n_draws: int, seed: int) -> NDArray[np.float32]:
     if n_clusters <= np.log2(max(n_draws, 1)) + 1:
         bits = np.arange(2 ** max(n_clusters - 1, 0))[:, None] >> np.arange(max(n_clusters - 1, 0))
         drawn = 1.0 - 2.0 * (bits & 1)
-        return np.column_stack([np.ones(len(drawn)), drawn]).astype(np.float32)[:, :n_clusters]
+        return _fixed(np.column_stack([np.ones(len(drawn)), drawn]).astype(np.float32)[:, :n_clusters])
     rng = np.random.default_rng(seed)
     drawn = rng.integers(0, 2, size=(n_draws, n_clusters)).astype(np.float32) * 2 - 1
     drawn[0] = 1.0
-    return drawn
+    return _fixed(drawn)
+
+
+def _fixed(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    array.flags.writeable = False  # every caller gets the same
+    return array
 
 
 def largest_statistics(totals: FloatArray, multipliers: NDArray[np.float32]) -> FloatArray:
@@ -44,12 +54,12 @@ def largest_statistics(totals: FloatArray, multipliers: NDArray[np.float32]) -> 
     multipliers
         As `signs` gives, ``(n_draws, n_clusters)``.
     """
-    unit, directions = _unit_columns(totals), _directions(multipliers)
-    largest = np.zeros(len(directions), dtype=np.float32)
-    for start in range(0, unit.shape[1], _BLOCK_OF_GENES):
-        drawn = directions @ unit[:, start : start + _BLOCK_OF_GENES]
-        np.maximum(largest, np.maximum(drawn.max(axis=1), -drawn.min(axis=1)), out=largest)
-    correlation = np.minimum(largest.astype(np.float64), 1.0 - 1e-12)
+    unit = _unit_columns(totals)
+    # To centre the totals is to centre the multipliers, which stay signs.
+    largest = largest_sums(unit - unit.mean(axis=0, dtype=np.float64).astype(np.float32), multipliers)
+    length = np.sqrt(len(totals) - multipliers.sum(axis=1, dtype=np.float64) ** 2 / len(totals))
+    varied = length > _ALL_THE_SAME
+    correlation = np.minimum(largest[varied] / length[varied], 1.0 - 1e-12)
     return correlation * np.sqrt((len(totals) - 2) / (1.0 - correlation**2))
 
 
@@ -103,7 +113,8 @@ def romano_wolf(p_value: FloatArray, totals: FloatArray, multipliers: NDArray[np
 
 
 def _unit_columns(totals: FloatArray) -> NDArray[np.float32]:
-    length = np.sqrt((totals.astype(np.float64) ** 2).sum(axis=0))
+    totals = totals.astype(np.float64, copy=False)
+    length = np.sqrt(np.einsum("cg,cg->g", totals, totals))
     return np.divide(totals, length, out=np.zeros(totals.shape), where=length > 0).astype(np.float32)
 
 
@@ -111,4 +122,4 @@ def _directions(multipliers: NDArray[np.float32]) -> NDArray[np.float32]:
     """Centred multipliers of unit length; those that are all the same are left out."""
     centred = multipliers - multipliers.mean(axis=1, keepdims=True)
     length = np.sqrt((centred**2).sum(axis=1))
-    return (centred[length > 1e-3] / length[length > 1e-3, None]).astype(np.float32)
+    return (centred[length > _ALL_THE_SAME] / length[length > _ALL_THE_SAME, None]).astype(np.float32)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scgraphvci.estimate._result import MarginalEffects
 
 
-def one_stratum(effects: MarginalEffects, stratum: Mapping[str, Any] | None) -> MarginalEffects:
+def one_stratum(effects: MarginalEffects, stratum: Mapping[str, Any] | Hashable | None) -> MarginalEffects:
     """Return the result for one stratum.
 
     Parameters
@@ -17,18 +17,22 @@ def one_stratum(effects: MarginalEffects, stratum: Mapping[str, Any] | None) -> 
     effects
         A result.
     stratum
-        Levels of stratum keys, as in ``{"cell_type": "B"}``; may be left out if there is one stratum.
+        Levels of stratum keys, as in ``{"cell_type": "B"}``, or the level itself where there is one key; may be left
+        out if there is one stratum.
 
     Raises
     ------
     TypeError
-        If it is no mapping from keys to levels.
+        If it is no mapping from keys to levels and there is not one key.
     KeyError
         If a key or level is not in the result.
     ValueError
         If the levels do not fit exactly one stratum.
     """
-    chosen = effects.select(strata=stratum)
+    levels: Any = stratum
+    if stratum is not None and not isinstance(stratum, Mapping) and len(effects.strata.columns) == 1:
+        levels = {str(effects.strata.columns[0]): stratum}
+    chosen = effects.select(strata=levels)
     if len(chosen.strata) != 1:
         fitting = chosen.strata if len(chosen.strata) else effects.strata
         choices = fitting.head(10).to_dict("records")

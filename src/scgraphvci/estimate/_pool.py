@@ -20,10 +20,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import sparse, special
+from scipy.sparse.csgraph import connected_components
 
 from scgraphvci.estimate._accumulate import ARM, REFERENCE, BoolArray, FloatArray, IntArray, membership
 from scgraphvci.estimate._average import StratumAverage, cluster_variance_of, clusters_of_smaller_arm
 from scgraphvci.estimate._bands import InfluenceTotals
+from scgraphvci.estimate._leak import TOLERATED, sign_test
 from scgraphvci.estimate._stack import Stack
 from scgraphvci.estimate._status import status_of
 from scgraphvci.estimate._tables import coarsen_strata
@@ -44,7 +47,7 @@ def pool(effects: MarginalEffects, over: str | Sequence[str] | None, weights: Po
         average, brought = _average(effects, t, cells[t], reported, len(strata), weights)
         kept = _pool_influence(effects, influence, t, cells[t], average, brought)
         totals.add(kept)
-        rows.add(_pool_rows(effects, t, average, kept, clustered=not influence.independent))
+        rows.add(_pool_rows(effects, t, average, cells[t], kept, clustered=not influence.independent))
     changes: dict[str, Any] = {
         "strata": strata,
         "params": {**effects.params, "pool_weights": weights},
@@ -151,7 +154,13 @@ def _independent(average: StratumAverage, variance: FloatArray, df: FloatArray) 
 
 
 def _pool_rows(
-    effects: MarginalEffects, t: int, average: StratumAverage, kept: dict[str, NDArray[Any]], *, clustered: bool
+    effects: MarginalEffects,
+    t: int,
+    average: StratumAverage,
+    cells: IntArray,
+    kept: dict[str, NDArray[Any]],
+    *,
+    clustered: bool,
 ) -> dict[str, NDArray[Any]]:
     """Fields of the result of one treatment."""
     to_reported = membership(average.reported, average.n_reported)
@@ -168,13 +177,14 @@ def _pool_rows(
         with_reference=effects.params["reference"] is not None,
     )
     # A gene with counts enough in a stratum has enough in the average.
-    known = to_reported @ (~effects._too_few_counts[t] & average.used[:, None]).astype(np.int64) > 0
+    known = to_reported @ (~effects._without_error[t] & average.used[:, None]).astype(np.int64) > 0
     has_error = (status == "ok")[:, None] & known
     if clustered:
         variance, df = cluster_variance_of(kept["total"].astype(np.float64), n_clusters), (n_clusters - 1.0)[:, None]
     else:
         variance, df = kept["variance"], kept["df"]
-    status[(status == "ok") & _leaks(effects, t, average)] = "leak_detected"
+    std_error = np.where(has_error, np.sqrt(variance), np.nan)
+    status[(status == "ok") & _leaks(effects, t, average, cells, std_error)] = "leak_detected"
     uncovered = ~average.covered[:, None]
     robust, observed = (
         np.where(uncovered, np.nan, average.mean(getattr(effects, n)[t])) for n in ("robust", "observed")
@@ -183,9 +193,14 @@ def _pool_rows(
     estimate = {"robust": robust, "observed": observed, "plugin": plugin}[effects.params["estimator"]]
     if effects.params["estimator"] == "robust":
         estimate = np.where((status == "extrapolated")[:, None], plugin, estimate)
+    skewed = {}
+    if effects.third_cumulant is not None:
+        cumulant = np.where(average.used[:, None], effects.third_cumulant[t], 0.0)
+        skewed["third_cumulant"] = average.weight.power(3) @ cumulant
     return {
+        **skewed,
         "estimate": estimate,
-        "std_error": np.where(has_error, np.sqrt(variance), np.nan),
+        "std_error": std_error,
         "df": np.where(has_error, df, np.nan),
         "robust": robust,
         "observed": observed,
@@ -199,13 +214,61 @@ def _pool_rows(
     }
 
 
-def _leaks(effects: MarginalEffects, t: int, average: StratumAverage) -> BoolArray:
-    """Averages with a leak in a stratum, by Bonferroni's bound over their strata: these share clusters."""
+def _leaks(
+    effects: MarginalEffects, t: int, average: StratumAverage, cells: IntArray, std_error: FloatArray
+) -> BoolArray:
+    """Averages with a leak that matters, by tests that share the level; `cells` are those of the strata.
+
+    A leak of a stratum is found by its own test, with Bonferroni's bound over strata, for these share clusters. Where
+    strata lie in a cluster each, or in few, none of these tests says anything: parts of the average that share no
+    cluster are then what is drawn anew, and what they bring to its bias is tested as clusters are in one stratum.
+    """
     found = np.zeros(average.n_reported, dtype=bool)
-    if effects.leaks is None or effects.params["estimator"] != "robust":
+    if effects.params["estimator"] != "robust":
+        return found
+    if effects.leaks is None:  # an average of averages: what was found before
+        found[average.reported[average.used & (effects.status[t] == "leak_detected")]] = True
         return found
     p_value = np.where(average.used, effects.leaks.p_value[t], np.nan)
-    tested = np.isfinite(p_value)
-    n_tested = membership(average.reported, average.n_reported) @ tested.astype(np.int64)
-    found[average.reported[tested & (p_value * n_tested[average.reported] <= effects.params["alpha"])]] = True
+    bias = effects.robust[t] - effects.observed[t]
+    usable = average.used & np.isfinite(bias).all(axis=1)
+    part = _parts(cells, independent=effects._kept_influence().independent)
+    plugin = average.mean(effects.plugin[t])
+    for row in np.flatnonzero(average.covered):
+        of_row = average.reported == row
+        own, member = p_value[of_row & np.isfinite(p_value)], np.flatnonzero(of_row & usable)
+        p_values = [own.min() * own.size] if own.size else []
+        weight = average.weight[[row]].toarray().ravel()[member]
+        names, of_part = np.unique(part[member], return_inverse=True)
+        brought = membership(of_part, len(names)) @ (weight[:, None] * bias[member])
+        known = std_error[row] > 0
+        predicted = plugin[row, known] / std_error[row, known] if effects.params["reference"] is not None else None
+        in_errors = brought[:, known] / std_error[row, known]
+        if len(brought) > 1 and known.any():
+            p_values += _tests_of_parts(in_errors, predicted)
+        if p_values and min(p_values) * len(p_values) <= effects.params["alpha"]:
+            squared = in_errors.sum(axis=0) ** 2
+            size = [squared.mean()] if known.any() else []
+            if size and predicted is not None and predicted.any():
+                size.append(np.average(squared, weights=predicted**2))
+            found[row] = bool(size) and max(size) >= TOLERATED
     return found
+
+
+def _parts(cells: IntArray, *, independent: bool) -> IntArray:
+    """Part of each stratum, ``(n_strata,)``: strata of different parts share no cluster."""
+    if independent:
+        return np.arange(len(cells))
+    present = sparse.csr_array(cells.sum(axis=2) > 0).astype(np.int64)
+    return np.asarray(connected_components(present @ present.T, directed=False)[1], dtype=np.int64)
+
+
+def _tests_of_parts(brought: FloatArray, predicted: FloatArray | None) -> list[float]:
+    """P-values that the bias is zero, from what parts bring to it in standard errors, ``(n_parts, n_genes)``."""
+    p_values = [sign_test(brought)[0]]
+    if predicted is not None:
+        along = brought @ predicted
+        spread = np.sqrt(len(along)) * along.std(ddof=1)
+        if spread > 0:
+            p_values.append(2.0 * special.stdtr(len(along) - 1.0, -abs(along.sum()) / spread))
+    return [p for p in p_values if np.isfinite(p)]

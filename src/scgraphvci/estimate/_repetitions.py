@@ -66,7 +66,7 @@ def median_effects(repetitions: Iterable[MarginalEffects]) -> MarginalEffects:
     leaks = _median_leaks([one.leaks for one in held if one.leaks is not None])
     status = np.where(held[0].status == "leak_detected", "ok", held[0].status)
     if leaks is not None and held[0].params["estimator"] == "robust":
-        status[(status == "ok") & (leaks.p_value <= held[0].params["alpha"])] = "leak_detected"
+        status[(status == "ok") & leaks.harmful(held[0].params["alpha"])] = "leak_detected"
     medians = {name: _median([getattr(one, name) for one in held]) for name in ("df", "robust", "observed", "plugin")}
     changes: dict[str, Any] = {
         **medians,

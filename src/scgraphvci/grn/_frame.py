@@ -148,10 +148,13 @@ def numbers(table: pd.DataFrame, column: str, name: str) -> np.ndarray:
     TypeError
         If a value is not a number.
     """
+    dtype = table[column].dtype
+    msg = f"Column {column} of `{name}` is not numeric (dtype {dtype}). Convert it, or leave it out."
+    if getattr(dtype, "kind", "O") in "cmM":  # complex numbers and times would become real numbers silently
+        raise TypeError(msg)
     try:
         return table[column].to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError, OverflowError) as error:
-        msg = f"Column {column} of `{name}` is not numeric (dtype {table[column].dtype}). Convert it, or leave it out."
         raise TypeError(msg) from error
 
 

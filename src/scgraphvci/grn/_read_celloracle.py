@@ -90,6 +90,8 @@ def _base(table: pd.DataFrame) -> pd.DataFrame:
         msg = f"{found} Besides gene_short_name and peak_id, `net` must hold one column of 0 and 1 per regulator."
         raise ValueError(msg)
     values = table[regulators].to_numpy()
+    if values.dtype == object:  # columns of pandas' own types, with gaps
+        values = table[regulators].to_numpy(dtype=np.float64, na_value=np.nan)
     if not np.isin(values, (0, 1)).all():
         row, column = np.argwhere(~np.isin(values, (0, 1)))[0]
         msg = (

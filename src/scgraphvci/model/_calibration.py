@@ -13,13 +13,14 @@ from scgraphvci.data import TreatmentTable
 from scgraphvci.data._read import require_column
 from scgraphvci.estimate import Calibration, EffectSums, Groups, coarsen_strata, marginal_effects
 from scgraphvci.model._checks import check_clusters
+from scgraphvci.model._cross_fit import Predictor
 from scgraphvci.module._likelihood import Likelihood, is_count
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-MIN_COUNTS = 100.0  # with fewer the t interval of a skewed mean does not hold far out (benchmarks/coverage.py)
+MIN_COUNTS = 100.0  # with fewer the t interval of a skewed mean does not hold far out (benchmarks/interval_coverage.py)
 
 _Base: Any = BaseModelClass if TYPE_CHECKING else object
 
@@ -37,6 +38,7 @@ class CalibrationMixin(_Base):
         n_splits: int = 5,
         min_cells: int = 10,
         alpha: float = 0.05,
+        leak_guard: bool = True,
         seed: int = 0,
         adata: AnnData | MuData | None = None,
         batch_size: int | None = None,
@@ -50,8 +52,9 @@ class CalibrationMixin(_Base):
 
         Parameters
         ----------
-        groupby, cluster_key, min_cells, alpha
-            As in :meth:`marginal_effect`: calibrate what you use.
+        groupby, cluster_key, min_cells, alpha, leak_guard
+            As in :meth:`marginal_effect`: calibrate what you use. The guard is that of the screen: how far mean latents
+            lie apart is measured on its treatments, and the share of the correction follows from the cells compared.
         guide_key
             Column of `obs` with the guide of each cell; random halves if None.
         guides
@@ -92,6 +95,8 @@ class CalibrationMixin(_Base):
             arms = _guide_arms(guide[cells.cell[chosen]], guides)
         strata, reported = coarsen_strata(cells.strata, [groupby] if isinstance(groupby, str) else groupby)
         check_clusters(cluster_key, cluster, strata, reported[stratum])
+        screen = [Predictor(self, adata, np.arange(cells.cell.size))]
+        arm_variance = self._arm_variance(screen, cells, batch_size) if leak_guard else 0.0
         results = {
             estimator: marginal_effects(
                 self._calibration_sums(adata, cells.cell[chosen], groups, group, arms, batch_size),
@@ -103,6 +108,7 @@ class CalibrationMixin(_Base):
                 min_cells=min_cells,
                 min_counts=fewest_counts(self.module.likelihood),
                 alpha=alpha,
+                arm_variance=arm_variance,
                 p_adjust=None,
                 keep_influence=False,
                 params={

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FOLD_KEY = "_scgraphvci_fold"
+MOST_CELLS = 0.5  # share with an unseen level from which on a covariate is left out of the models of folds
 TEST_SHARE = 0.2  # of the cells a fold's model may see, for validation, where the set-up has no split column
 
 
@@ -55,12 +56,18 @@ class Predictor:
 
 
 def assign_folds(
-    n_folds: int, stratum: np.ndarray, condition: np.ndarray, cluster: np.ndarray | None, seed: int
+    n_folds: int,
+    stratum: np.ndarray,
+    condition: np.ndarray,
+    cluster: np.ndarray | None,
+    seed: int,
+    levels: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw the fold of each cell, shape ``(n_cells,)``.
 
     Whole clusters go to one fold, the largest first, each to the fold with the fewest cells. Without clusters the cells
-    of every stratum and treatment are dealt out evenly.
+    of every stratum and treatment are dealt out evenly. Then a cell or cluster is moved for each level of a covariate
+    that has two of them, all in one fold: every fold's model has then seen it.
 
     Parameters
     ----------
@@ -70,6 +77,8 @@ def assign_folds(
         Codes of the cells, shape ``(n_cells,)``.
     seed
         Of the draw.
+    levels
+        Code of the level of every covariate, ``(n_cells, n_covariates)``.
 
     Raises
     ------
@@ -82,18 +91,43 @@ def assign_folds(
         what = "cells" if cluster is None else "clusters"
         msg = f"cross_fit={n_folds} must be 0, or between 2 and the number of {what} ({n_units})."
         raise ValueError(msg)
+    unit = np.arange(len(stratum)) if cluster is None else np.unique(cluster, return_inverse=True)[1]
+    size = np.bincount(unit)
+    fold = np.empty(n_units, dtype=np.int64)
     if cluster is None:
-        order = np.lexsort([rng.random(len(stratum)), condition, stratum])
-        fold = np.empty(len(stratum), dtype=np.int64)
-        fold[order] = (np.arange(len(stratum)) + rng.integers(n_folds)) % n_folds
-        return fold
-    names, code, size = np.unique(cluster, return_inverse=True, return_counts=True)
-    fold_of_cluster = np.empty(len(names), dtype=np.int64)
-    filled = np.zeros(n_folds, dtype=np.int64)
-    for one in np.lexsort([rng.random(len(names)), -size]):
-        fold_of_cluster[one] = filled.argmin()
-        filled[fold_of_cluster[one]] += size[one]
-    return fold_of_cluster[code]
+        order = np.lexsort([rng.random(n_units), condition, stratum])
+        fold[order] = (np.arange(n_units) + rng.integers(n_folds)) % n_folds
+    else:
+        filled = np.zeros(n_folds, dtype=np.int64)
+        for one in np.lexsort([rng.random(n_units), -size]):
+            fold[one] = filled.argmin()
+            filled[fold[one]] += size[one]
+    for level in np.empty((0, len(unit))) if levels is None else levels.T:
+        _spread_levels(fold, level, unit, size)
+    return fold[unit]
+
+
+def _spread_levels(fold: np.ndarray, level: np.ndarray, unit: np.ndarray, size: np.ndarray) -> None:
+    """Move the smallest unit of each level that one fold has for itself to the fold with the fewest cells, in place.
+
+    A level of one unit stays where it is, and so does a unit that is all of its fold.
+    """
+    n_folds = int(fold.max()) + 1
+    for one in np.unique(level):
+        units = np.unique(unit[level == one])
+        home = fold[units[0]]
+        if units.size == 1 or (fold[units] != home).any() or (fold == home).sum() == 1:
+            continue
+        filled = np.bincount(fold, weights=size, minlength=n_folds)
+        filled[home] = np.inf
+        fold[units[size[units].argmin()]] = filled.argmin()
+
+
+def covariate_levels(model: GraphVCI, adata: AnnData | MuData, cells: np.ndarray) -> pd.DataFrame:
+    """Levels of the categorical covariates of some cells, one column each, shape ``(n_cells, n_covariates)``."""
+    obs = modality(adata, model.registry["setup_args"].get("modality")).obs
+    keys = model.registry["setup_args"]["categorical_covariate_keys"] or []
+    return pd.DataFrame({key: obs[key].astype(str).to_numpy()[cells] for key in keys}, index=range(cells.size))
 
 
 def repetition_seeds(seed: int, n_repeats: int) -> list[int]:
@@ -131,14 +165,12 @@ def fit_folds(
 
     Returns
     -------
-    The predictor of every fold, and the covariates that were left out of the models because a fold has levels which no
-    other fold has, such as its own donors.
+    The predictor of every fold, and the covariates that were left out of the models because most cells have a level
+    which no other fold has, such as their donor.
     """
     table = modality(adata, model.registry["setup_args"].get("modality"))
     split = _split(model, table, cells, seed)
-    left_out = _unseen_covariates(model, table, cells, fold)
-    if left_out:
-        logger.warning("Models of folds do without %s: some of its levels occur in one fold only.", left_out)
+    left_out = _left_out(covariate_levels(model, adata, cells), fold)
     arguments = (model._last_training or {}) if train_kwargs is None else train_kwargs
     predictions: list[Predictor] = []
     silent = not arguments.get("enable_progress_bar", True)
@@ -177,13 +209,31 @@ def _split(model: GraphVCI, table: AnnData, cells: np.ndarray, seed: int) -> np.
     return split
 
 
-def _unseen_covariates(model: GraphVCI, table: AnnData, cells: np.ndarray, fold: np.ndarray) -> list[str]:
-    """Categorical covariates with a level that occurs in one fold only."""
+def _left_out(levels: pd.DataFrame, fold: np.ndarray) -> list[str]:
+    """Covariates that most cells have a level of which their fold has for itself, such as donors that are clusters.
+
+    The model that predicts these cells could know nothing of their level. If they are few, that is no reason to keep
+    the covariate from all others: a prediction that knows little of a cell is no worse than none.
+    """
     found = []
-    for key in model.registry["setup_args"]["categorical_covariate_keys"] or []:
-        level = table.obs[key].astype(str).to_numpy()[cells]
-        if (pd.Series(fold).groupby(level).nunique() == 1).any():
-            found.append(key)
+    for key, level in levels.items():
+        alone = pd.Series(fold).groupby(level.to_numpy()).transform("nunique").to_numpy() == 1
+        if not alone.any():
+            continue
+        rare = level[alone].value_counts()
+        named = ", ".join(f"{name!r} ({count} cells)" for name, count in rare.head(5).items())
+        named += f" and {rare.size - 5} more" if rare.size > 5 else ""
+        if alone.mean() > MOST_CELLS:
+            found.append(str(key))
+            logger.warning("Models of folds do without %r: levels that one fold has for itself: %s.", key, named)
+        else:
+            logger.warning(
+                "Levels of %r that one fold has for itself, so that the model predicting these cells has not seen "
+                "them: %s. Their estimates gain little from predictions. Merge these levels, or leave their cells out, "
+                "if that matters.",
+                key,
+                named,
+            )
     return found
 
 

@@ -18,7 +18,15 @@ from scgraphvci.estimate._arm_variance import ArmVariance
 from scgraphvci.estimate._marginal_effects import check_request
 from scgraphvci.model._calibration import CalibrationMixin, condition_code, fewest_counts
 from scgraphvci.model._checks import check_clusters, warn_of_few_clusters
-from scgraphvci.model._cross_fit import Predictor, assign_folds, fit_folds, release, repetition_seeds
+from scgraphvci.model._copies import Copies
+from scgraphvci.model._cross_fit import (
+    Predictor,
+    assign_folds,
+    covariate_levels,
+    fit_folds,
+    release,
+    repetition_seeds,
+)
 from scgraphvci.module._likelihood import is_count
 from scgraphvci.train._splitter import not_held_out
 
@@ -32,6 +40,9 @@ if TYPE_CHECKING:
     from scgraphvci.estimate._marginal_effects import EffectAdjustment
 
 MAX_SUMS_BYTES = 1_000_000_000  # sums of as many treatments as fit are gathered in one pass over the cells
+
+MAX_CELL_INFLUENCE_BYTES = 4_000_000_000
+"""Most that the estimation may take with influence values of single cells."""
 
 
 class _Cells(NamedTuple):
@@ -67,7 +78,7 @@ class EffectsMixin(CalibrationMixin):
         p_adjust: EffectAdjustment | None = "fdr_bh",
         max_leak: float = 0.0,
         leak_guard: bool = True,
-        keep_influence: bool | Literal["float64", "bands"] = True,
+        keep_influence: bool | Literal["float64", "bands", "cells"] = True,
         cross_fit: int = 0,
         n_repeats: int = 1,
         train_kwargs: dict[str, Any] | None = None,
@@ -127,12 +138,15 @@ class EffectsMixin(CalibrationMixin):
         keep_influence
             Keep influence totals in the result (float32, treatments x strata x clusters x genes; without `cluster_key`
             50 random blocks of cells for clusters), for joint bands, Romano-Wolf p-values, contrasts and pooling.
-            "float64" keeps all digits, "bands" only what joint bands need.
+            "float64" keeps all digits, "bands" only what joint bands need; "cells" the influence value of every single
+            cell, divided by the cells of its stratum: entry k is that of its k-th cell, of those not held out, in the
+            order of `obs`. Errors are then of independent cells.
         cross_fit
             Number of folds, 0 for none. Each fold's cells are predicted by a model of its own, trained on the other
-            folds as this model was. Folds hold whole clusters where there is a `cluster_key`. Covariates with levels
-            that one fold has for itself, such as donors that are clusters, are left out of these models, and `params`
-            of the result names them.
+            folds as this model was. Folds hold whole clusters where there is a `cluster_key`, and every level of a
+            covariate is in two folds at least if it has two cells or clusters. Covariates of which most cells have a
+            level that their fold has for itself, such as donors that are clusters, are left out of these models, and
+            `params` of the result names them. Rare levels of others only cause a warning.
         n_repeats
             Repetitions of cross-fitting, each with folds and trainings of its own. Estimates are their medians, and
             errors hold what the draw of folds and weights adds (Chernozhukov et al. 2018, definition 3.3); influence
@@ -155,8 +169,8 @@ class EffectsMixin(CalibrationMixin):
         Raises
         ------
         ValueError
-            If a treatment, covariate or option is unknown, the reference is among the treatments, or there are fewer
-            cells or clusters than folds.
+            If a treatment, covariate or option is unknown, the reference is among the treatments, there are fewer
+            cells or clusters than folds, or influence values of cells would not fit in memory.
         KeyError
             If there is no column `cluster_key`.
 
@@ -177,6 +191,11 @@ class EffectsMixin(CalibrationMixin):
         reference = control if reference == "control" else reference
         names = self._effect_treatments(treatments, reference)
         _check_repeats(n_repeats, cross_fit)
+        kept: bool | Literal["float64", "bands"] = True
+        if keep_influence == "cells":
+            cells = self._by_cell(cells, reported, len(names), cluster_key)
+        else:
+            kept = keep_influence
         scale = "counts" if is_count(self.module.likelihood) else "log1p"
         if scale == "log1p" and estimand in ("ratio", "log_fold_change"):
             msg = (
@@ -187,7 +206,7 @@ class EffectsMixin(CalibrationMixin):
         least_counts = fewest_counts(self.module.likelihood) if min_counts is None else min_counts
         check_request(
             estimator, reference, estimand, pseudocount, min_cells, least_counts, alpha, p_adjust, max_leak,
-            keep_influence,
+            kept,
         )  # fmt: skip
         for name in [*names, *([] if reference is None else [reference])]:
             self._vector(name, dose if name in names else None)
@@ -209,7 +228,7 @@ class EffectsMixin(CalibrationMixin):
                 p_adjust=p_adjust,
                 max_leak=max_leak,
                 arm_variance=self._arm_variance(predictors, cells, batch_size) if leak_guard else 0.0,
-                keep_influence=keep_influence,
+                keep_influence=kept,
                 params={
                     "perturbation_key": self.registry["setup_args"]["perturbation_key"],
                     "layer": self.registry["setup_args"]["layer"],
@@ -226,7 +245,8 @@ class EffectsMixin(CalibrationMixin):
 
         def cross_fitted(seed: int) -> MarginalEffects:
             stratum = cells.groups.stratum[cells.group]
-            fold = assign_folds(cross_fit, stratum, cells.condition, cells.cluster, seed)
+            levels = covariate_levels(self, adata, cells.cell).apply(lambda level: pd.factorize(level)[0]).to_numpy()
+            fold = assign_folds(cross_fit, stratum, cells.condition, cells.cluster, seed, levels)
             predictors, unseen = fit_folds(self, adata, cells.cell, fold, train_kwargs, seed)
             left_out.extend(key for key in unseen if key not in left_out)
             try:
@@ -299,6 +319,31 @@ class EffectsMixin(CalibrationMixin):
         table = TreatmentTable.from_state(manager.get_state_registry(KEYS.TREATMENT))
         return _Cells(index, condition, groups, group, cluster, frame.iloc[present].reset_index(drop=True), table)
 
+    def _by_cell(self, cells: _Cells, reported: np.ndarray, n_treatments: int, cluster_key: str | None) -> _Cells:
+        """The same cells, each a group of its own."""
+        if cluster_key is not None:
+            msg = (
+                f"keep_influence='cells' is for errors of independent cells, and `cluster_key` is {cluster_key!r}. "
+                "Leave it out, or keep the totals of its clusters with True."
+            )
+            raise ValueError(msg)
+        stratum = cells.groups.stratum[cells.group]
+        largest, n_strata = int(np.bincount(reported[stratum]).max()), int(reported.max()) + 1
+        # Float32 in the result; float64 twice for one treatment at a time, beside the sums of three variables, and the
+        # products of all pairs of cells in the leak test.
+        by_gene = n_strata * largest * (4 * n_treatments + 16) + 24 * len(stratum)
+        needed = by_gene * self.summary_stats["n_vars"] + 8 * largest**2
+        if needed > MAX_CELL_INFLUENCE_BYTES:
+            msg = (
+                f"Influence values of cells need {needed:,} bytes for {n_treatments} treatments x {n_strata} strata x "
+                f"{largest} cells (of the largest stratum) x {self.summary_stats['n_vars']} genes, allowed are "
+                f"{MAX_CELL_INFLUENCE_BYTES:,}. Choose fewer `treatments`, give an `adata` of fewer cells or strata, "
+                "or keep the totals of blocks with keep_influence=True."
+            )
+            raise ValueError(msg)
+        groups, group = Groups.of_cells(stratum, reported)
+        return cells._replace(groups=groups, group=group)
+
     def _effect_sums(
         self,
         predictors: list[Predictor],
@@ -317,13 +362,16 @@ class EffectsMixin(CalibrationMixin):
             doses = {name: self.treatments.usual_dose(name) if one is None else one for name, one in doses.items()}
         size = 8 * n_genes * 3 * (3 * cells.groups.n_groups + 6 * cells.groups.n_strata)
         chunk = max(1, MAX_SUMS_BYTES // size)
+        copies = Copies(cells.cell.size)
         for start in range(0, len(names), chunk):
             sums = {
                 name: EffectSums(cells.groups, n_genes, with_reference=reference is not None)
                 for name in names[start : start + chunk]
             }
             for predictor in predictors:
-                self._gather(predictor, cells, sums, doses, reference, batch_size)
+                self._gather(predictor, cells, sums, doses, reference, batch_size, None if start else copies)
+            if not start:
+                copies.warn(cells.cluster)
             yield from sums.items()
 
     @torch.inference_mode()
@@ -335,14 +383,17 @@ class EffectsMixin(CalibrationMixin):
         doses: dict[str, Dose],
         reference: str | None,
         batch_size: int | None,
+        copies: Copies | None,
     ) -> None:
-        """Add the cells of a predictor to the sums of some treatments, in one pass."""
+        """Add the cells of a predictor to the sums of some treatments, and to the copies if asked to, in one pass."""
         arm = {name: condition_code(cells.table, self._vector(name, dose)) for name, dose in doses.items()}
         model, scale = predictor.model, predictor.scale
         vectors = {name: model._vector(name, doses[name]) for name in doses}
         for encoded in model._encoded(predictor.adata, cells.cell[predictor.position], batch_size):
             here = predictor.position[encoded.position]
             outcome = scale * encoded.batch["outcome"].cpu().numpy()
+            if copies is not None:
+                copies.update(encoded.batch["outcome"].cpu().numpy(), here)
             condition, group = cells.condition[here], cells.group[here]
             baseline = in_reference = None
             if reference is not None:

@@ -18,6 +18,7 @@ from scgraphvci.model._presets import PAPER_DIVERGENCE_WEIGHT, PAPER_N_SAMPLES, 
 from scgraphvci.model._saving import SafeSavingMixin
 from scgraphvci.model._setup import ScreenSetupMixin
 from scgraphvci.model._statistics import StatisticsMixin
+from scgraphvci.model._summary import SummaryMixin
 from scgraphvci.module import GraphVCIModule
 from scgraphvci.module._baseline import Propagation
 from scgraphvci.module._likelihood import Likelihood
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 class GraphVCI(
     SafeSavingMixin,
+    SummaryMixin,
     PredictionMixin,
     EffectsMixin,
     StatisticsMixin,

@@ -15,6 +15,7 @@ from scgraphvci._constants import KEYS
 from scgraphvci.data._refine_statistics import refine_statistics
 from scgraphvci.model._refiner_setup import RefinerSetupMixin
 from scgraphvci.model._saving import SafeSavingMixin
+from scgraphvci.model._summary import SummaryMixin
 from scgraphvci.module._refine import RefineModule
 from scgraphvci.train import SplitByColumn
 from scgraphvci.train._refine_plan import RefinePlan
@@ -46,7 +47,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 PAPER_PENALTY = 20.0  # lambda of Eq. 13
 
 
-class GRNRefiner(SafeSavingMixin, RefinerSetupMixin, UnsupervisedTrainingMixin, BaseModelClass):
+class GRNRefiner(SafeSavingMixin, SummaryMixin, RefinerSetupMixin, UnsupervisedTrainingMixin, BaseModelClass):
     """Refines a gene regulatory network: demotes edges the data do not support, finds edges the prior lacks.
 
     A graph convolutional network predicts each gene from its neighbours; every candidate edge has a learnable logit,

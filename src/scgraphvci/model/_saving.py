@@ -169,10 +169,17 @@ class SafeSavingMixin(_Base):
             setup = getattr(cls, _setup_method(registry))
             setup(adata, source_registry=registry, **registry[SETUP_ARGS_KEY])
 
-        model = initialize_model(cls, None if adata is False else adata, registry, attributes, None)
-        model._saved_var_names = contents["var_names"]
-        model.module.on_load(model, pyro_param_store=None)
-        model.module.load_state_dict(weights)
+        try:
+            model = initialize_model(cls, None if adata is False else adata, registry, attributes, None)
+            model._saved_var_names = contents["var_names"]
+            model.module.on_load(model, pyro_param_store=None)
+            model.module.load_state_dict(weights)
+        except (TypeError, AttributeError, KeyError, OverflowError, MemoryError, RuntimeError) as error:
+            msg = (
+                f"{_model_path(dir_path, prefix)} is not a readable model file: no "
+                f"{cls.__name__} can be built of its arguments and weights ({error})."
+            )
+            raise ValueError(msg) from error
         model.to_device(torch_device)
         model.module.eval()
         if adata is not False:
@@ -215,9 +222,13 @@ class SafeSavingMixin(_Base):
         }
 
 
+def _model_path(dir_path: str | Path, prefix: str | None) -> Path:
+    return Path(dir_path) / f"{prefix or ''}{_archive.MODEL_FILE}"
+
+
 def _read_model(dir_path: str | Path, prefix: str | None) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Read a file and check that it has the parts of a model, each of the right kind."""
-    path = Path(dir_path) / f"{prefix or ''}{_archive.MODEL_FILE}"
+    path = _model_path(dir_path, prefix)
     if not path.is_file():
         msg = f"No saved model at {path}. Check `dir_path` and `prefix`."
         pickled = path.with_name(f"{prefix or ''}{SAVE_KEYS.MODEL_FNAME}")
@@ -236,6 +247,10 @@ def _read_model(dir_path: str | Path, prefix: str | None) -> tuple[dict[str, Any
     wrong = [name for name in attributes if not (str(name).isidentifier() and name.endswith("_")) or name[:2] == "__"]
     if wrong:
         msg = f"{path} is not a readable model file: {wrong[:5]} are not attributes of a saved model."
+        raise ValueError(msg)
+    wrong = [name for name, weight in weights.items() if weight.is_complex() or not weight.isfinite().all()]
+    if wrong:
+        msg = f"{path} holds weights that are not finite numbers: {wrong[:5]}. Its training failed, or it was changed."
         raise ValueError(msg)
     return contents, weights
 

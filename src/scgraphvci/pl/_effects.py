@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,16 +13,22 @@ from matplotlib.text import Text
 from scgraphvci.estimate import MarginalEffects
 from scgraphvci.estimate._one_stratum import one_stratum
 from scgraphvci.pl._base import BLUE, GREY, ORANGE, RED, Drawn, finish, panels, tidy
-from scgraphvci.pl._status import describe_status, say_status
+from scgraphvci.pl._status import describe_status, say_status, shorten
 
 LABELS = {"difference": "effect on mean expression", "ratio": "ratio of means", "log_fold_change": "log2 fold change"}
+LONGEST_IN_AXES = 17  # characters of a name among points
+CONTRAST_LABELS = {
+    "difference": "difference of effects on mean expression",
+    "ratio": "difference of ratios of means",
+    "log_fold_change": "difference of log2 fold changes",
+}
 
 
 def effects_volcano(
     effects: MarginalEffects,
     *,
     treatment: str | None = None,
-    stratum: Mapping[str, Any] | None = None,
+    stratum: Mapping[str, Any] | Hashable | None = None,
     alpha: float = 0.05,
     n_labels: int = 10,
     ax: Axes | None = None,
@@ -41,7 +47,8 @@ def effects_volcano(
     treatment
         Which treatment; may be left out if there is one.
     stratum
-        One level for each stratum key, as in ``{"cell_type": "B"}``; may be left out if there is one stratum.
+        One level for each stratum key, as in ``{"cell_type": "B"}``, or ``"B"`` itself where there is one
+        key; may be left out if there is one stratum.
     alpha
         Genes with a smaller adjusted p-value are coloured.
     n_labels
@@ -92,7 +99,7 @@ def effects_forest(
     effects: MarginalEffects,
     *,
     treatment: str | None = None,
-    stratum: Mapping[str, Any] | None = None,
+    stratum: Mapping[str, Any] | Hashable | None = None,
     genes: Sequence[str] | int = 15,
     ax: Axes | None = None,
     figsize: tuple[float, float] | None = None,
@@ -148,7 +155,7 @@ def effects_forest(
 
 
 def one_row(
-    effects: MarginalEffects, treatment: str | None, stratum: Mapping[str, Any] | None
+    effects: MarginalEffects, treatment: str | None, stratum: Mapping[str, Any] | Hashable | None
 ) -> tuple[MarginalEffects, str]:
     """Return the result for one treatment in one stratum, and a title."""
     if effects.params.get("estimand") == "ratio":
@@ -161,13 +168,17 @@ def one_row(
     chosen = one_stratum(chosen, stratum)
     reference = effects.params["reference"]
     what = f"{chosen.treatments[0]} against {reference}" if reference else f"mean under {chosen.treatments[0]}"
+    if effects.is_contrast:
+        what = f"{chosen.treatments[0]}, each against {reference}" if reference else str(chosen.treatments[0])
     return chosen, "\n".join(filter(None, [what, levels_of(chosen)]))
 
 
 def effect_label(effects: MarginalEffects) -> str:
     """Return what effects are, for an axis."""
     if effects.params["reference"] is None:
-        return "mean expression"
+        return "difference of mean expression" if effects.is_contrast else "mean expression"
+    if effects.is_contrast:
+        return CONTRAST_LABELS[effects.params["contrast_of"]]
     return LABELS[effects.params.get("estimand", "difference")]
 
 
@@ -198,7 +209,7 @@ def _why_none(effects: MarginalEffects) -> str:
 def _name_points(axis: Axes, named: pd.DataFrame) -> None:
     """Write gene names beside points, left of negative effects and right of positive ones, one below the other.
 
-    The x axis, which is symmetric, is widened until all names lie within it.
+    The x axis, which is symmetric, is widened until all names lie within it; long ones lose their middle.
     """
     low, high = axis.get_ylim()
     limit = axis.get_xlim()[1]
@@ -209,8 +220,8 @@ def _name_points(axis: Axes, named: pd.DataFrame) -> None:
         for gene, x, y, height in zip(part["gene"], part["estimate"], part["height"], heights, strict=True):
             texts.append(
                 axis.annotate(
-                    str(gene), (x, y), xytext=(x + side * 0.06 * limit, height), fontsize="x-small",
-                    ha="left" if side == 1 else "right", va="center",
+                    shorten(gene, LONGEST_IN_AXES), (x, y), xytext=(x + side * 0.06 * limit, height),
+                    fontsize="x-small", ha="left" if side == 1 else "right", va="center",
                     arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2},
                 )
             )  # fmt: skip

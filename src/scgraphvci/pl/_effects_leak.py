@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,8 @@ def effects_leakage(
 
     A point and a line are the share and its interval. The grey bar behind them reaches to the smallest share that a
     test at this number of cells finds with probability .8: a leak inside it may well be missed. Rows where the omnibus
-    test of :meth:`~scgraphvci.estimate._leakage.Leakage.summary` finds a leak are filled and of another colour.
+    test of :meth:`~scgraphvci.estimate._leakage.Leakage.summary` finds a leak are of another colour, and filled unless
+    what is left of it in `robust` is too small to matter for intervals (status "ok").
 
     Parameters
     ----------
@@ -70,9 +71,15 @@ def effects_leakage(
     axis.barh(position, 2 * frame["share_detectable"], left=-frame["share_detectable"], height=0.7, color="0.9",
               label="found with probability below .8")  # fmt: skip
     axis.axvline(0, color=GREY, linewidth=0.8)
-    found = frame["detected"].to_numpy()
+    found, ok = frame["detected"].to_numpy(), (frame["status"] == "ok").to_numpy()
     level = 100 * (1 - effects.params["alpha"])
-    for label, member, colour, fill in (("no leak found", ~found, BLUE, "white"), ("leak found", found, RED, RED)):
+    for label, member, colour, fill in (
+        ("no leak found", ~found, BLUE, "white"),
+        ("leak found, intervals hold", found & ok, RED, "white"),
+        ("leak found", found & ~ok, RED, RED),
+    ):
+        if not member.any():
+            continue
         part = frame[member]
         axis.hlines(position[member], part["share_low"], part["share_high"], color=colour, linewidth=1.5)
         axis.plot(part["share"], position[member], "o", color=colour, markerfacecolor=fill, markersize=4.5,
@@ -91,7 +98,7 @@ def effects_sensitivity(
     effects: MarginalEffects,
     *,
     treatment: str | None = None,
-    stratum: Mapping[str, Any] | None = None,
+    stratum: Mapping[str, Any] | Hashable | None = None,
     genes: Sequence[str] | int = 3,
     max_leak: float = 0.3,
     ax: Axes | None = None,
@@ -137,7 +144,13 @@ def effects_sensitivity(
         axis.fill_between(part["leak"], part["ci_low"], part["ci_high"], color=colour, alpha=0.15, linewidth=0)
         for end in ("ci_low", "ci_high"):
             axis.plot(part["leak"], part[end], color=colour, linewidth=0.8)
-        axis.plot(part["leak"], part["estimate"], color=colour, linewidth=1.8, label=f"{gene}: {_lost(lost, max_leak)}")
+        axis.plot(
+            part["leak"],
+            part["estimate"],
+            color=colour,
+            linewidth=1.8,
+            label=f"{shorten(gene)}: {_lost(lost, max_leak)}",
+        )
         if lost <= max_leak:
             axis.plot(lost, 0.0, "X", color=colour, markeredgecolor="white", markersize=8, clip_on=False, zorder=3)
     axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))

@@ -13,6 +13,7 @@ from scgraphvci.pl._base import RED, legend_beside
 
 LONGEST = 29  # characters of a name
 WIDTH = 26  # characters of a line beside the axes
+TITLE = 44  # characters of a line over the axes
 
 MEANING = {
     "extrapolated": "no cell received it here: prediction only",
@@ -44,6 +45,7 @@ def say_status(axis: Axes, title: str, effects: MarginalEffects, **legend: Any) 
         Arguments of :func:`legend_beside`.
     """
     status = describe_status(effects)
+    title = "\n".join(fill(line, TITLE, break_on_hyphens=False) for line in title.splitlines())
     axis.set_title(f"{title}\n{status.split(':')[0]}" if status else title, fontsize="medium")
     if status:
         legend |= {"title": fill(status, WIDTH), "title_fontsize": "x-small", "alignment": "left"}
@@ -55,7 +57,7 @@ def with_status(names: Iterable[str], status: Iterable[str]) -> list[str]:
     return [name + ("" if said == "ok" else f" ({said})") for name, said in zip(names, status, strict=True)]
 
 
-def shorten(name: object) -> str:
-    """Return a name, with the middle left out where it is longer than `LONGEST`."""
-    text, half = str(name), (LONGEST - 1) // 2
-    return text if len(text) <= LONGEST else f"{text[:half]}…{text[-half:]}"
+def shorten(name: object, longest: int = LONGEST) -> str:
+    """Return a name, with the middle left out where it is longer than `longest`."""
+    text, half = str(name), (longest - 1) // 2
+    return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,14 @@ def rank_effects(
     effects: MarginalEffects,
     *,
     key_added: str = "rank_effects",
-    stratum: Mapping[str, Any] | None = None,
+    stratum: Mapping[str, Any] | Hashable | None = None,
     copy: bool = False,
 ) -> AnnData | None:
     """Rank genes by the effects of each treatment, as `scanpy.tl.rank_genes_groups` would store them.
 
     `scanpy.get.rank_genes_groups_df` and `scanpy.pl.rank_genes_groups` with its variants then work with
-    ``key=key_added``. Genes are sorted by score, largest first, within each treatment. Treatments without a standard
-    error in the stratum (their status says why) are left out, with a warning.
+    ``key=key_added``; for ``values_to_plot`` see the notes. Genes are sorted by score, largest first, within each
+    treatment. Treatments without a standard error in the stratum (their status says why) are left out, with a warning.
 
     Parameters
     ----------
@@ -39,7 +39,8 @@ def rank_effects(
     key_added
         Key of ``adata.uns`` to write.
     stratum
-        One level for stratum keys, as in ``{"cell_type": "B"}``. May be left out if there is one stratum only.
+        One level for stratum keys, as in ``{"cell_type": "B"}``, or ``"B"`` itself where there is one key. May be left
+        out if there is one stratum only.
     copy
         Write to a copy and return it.
 
@@ -61,13 +62,29 @@ def rank_effects(
     ValueError
         If the effects have no reference or are ratios, the stratum is not unique, or no treatment has a standard error
         in it.
+    TypeError
+        If `stratum` is a level, and there is not one stratum key to say of what.
+
+    Notes
+    -----
+    With ``values_to_plot`` (the score or fold change as colour), scanpy's dot plot draws all levels of the perturbation
+    column and looks each up among the treatments here. The reference is never among them, nor is what was left out, so
+    scanpy raises a KeyError, as it does for its own ``rank_genes_groups(reference=...)``. Pass the cells of the
+    treatments here, as in the example; a matrix plot takes all cells.
 
     Examples
     --------
     >>> import scanpy as sc
     >>> effects = model.marginal_effect(groupby=["cell_type"])  # doctest: +SKIP
-    >>> rank_effects(adata, effects, stratum={"cell_type": "B"})  # doctest: +SKIP
+    >>> rank_effects(adata, effects, stratum="B")  # doctest: +SKIP
     >>> sc.pl.rank_genes_groups(adata, key="rank_effects")  # doctest: +SKIP
+
+    Fold changes as colours:
+
+    >>> ranked = adata.obs["perturbation"].isin(adata.uns["rank_effects"]["names"].dtype.names)  # doctest: +SKIP
+    >>> sc.pl.rank_genes_groups_dotplot(
+    ...     adata[ranked].copy(), key="rank_effects", values_to_plot="logfoldchanges", dendrogram=False
+    ... )  # doctest: +SKIP
     """
     perturbation_key = _check_fit(adata, effects)
     chosen = one_stratum(effects, stratum)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from lightning.fabric.utilities.cloud_io import get_filesystem
+from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
 from scvi import train as scvi_train
 
 from scgraphvci import _archive
@@ -54,11 +58,42 @@ class SaveCheckpoint(scvi_train.SaveCheckpoint):
         logger.info("Restored the weights of %s.", self.best_model_path)
 
 
+class TensorsOnly(TorchCheckpointIO):
+    """Reads what a training resumes from, `ckpt_path`, without running code from it.
+
+    Lightning's own reader does so for local files alone, and before version 2.6 not at all.
+    """
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return the checkpoint; as lightning's, whose other arguments are of no use here.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If the file holds more than tensors and plain data.
+        """
+        with get_filesystem(path).open(str(path), "rb") as file:
+            try:
+                return torch.load(file, map_location="cpu", weights_only=True)
+            except pickle.UnpicklingError as error:
+                msg = (
+                    f"{path} holds more than tensors and plain data, or is damaged; nothing was loaded from it. Resume "
+                    "from a checkpoint that `ModelCheckpoint` wrote."
+                )
+                raise ValueError(msg) from error
+
+
 class Trainer(scvi_train.Trainer):
-    """:class:`scvi.train.Trainer` whose checkpoints are read without pickle."""
+    """:class:`scvi.train.Trainer` whose checkpoints are read without running code from them."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs["callbacks"] = [_without_pickle(callback) for callback in kwargs.get("callbacks") or []]
+        plugins = kwargs.get("plugins") or []
+        plugins = list(plugins) if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, TensorsOnly()]
         super().__init__(*args, **kwargs)
 
 

@@ -15,7 +15,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 def coverage(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     name = "coverage_of_effects"  # `coverage` is another package
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / "coverage.py")
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / "interval_coverage.py")
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, name, module)
     spec.loader.exec_module(module)
