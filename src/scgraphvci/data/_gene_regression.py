@@ -74,6 +74,8 @@ class Regulators:
     ----------
     batches
         Targets, shape ``(n,)``, their regulators, shape ``(n, n_regulators)``, and the square roots of the weights.
+    occurring
+        All regulators, sorted.
     """
 
     def __init__(self, network: Network, n_genes: int) -> None:
@@ -86,6 +88,7 @@ class Regulators:
         scale = np.sqrt(weight / (weight.mean() if weight.size else 1.0))
         count = np.bincount(target, minlength=n_genes)
         first = np.cumsum(count) - count
+        self.occurring = np.unique(source)
         self.batches: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         for n in np.unique(count[count > 0]):
             genes = np.flatnonzero(count == n)
@@ -109,13 +112,13 @@ class RegulatorRegression:
 
     def __init__(self, axes: np.ndarray, gram: np.ndarray, n_cells: int, regulators: Regulators) -> None:
         self._n_genes, sources, targets = regulators.n_genes, [], []
-        along = axes @ gram
+        products = _Products(axes, gram, regulators)
         coefficients: list[np.ndarray] = []
         for genes, of_gene, scale in regulators.batches:
             step = max(1, MAX_VALUES // (of_gene.shape[1] * max(axes.shape[1], len(RIDGE) * of_gene.shape[1])))
             for start in range(0, genes.size, step):
                 part = slice(start, start + step)
-                found = _regress(axes, along, genes[part], of_gene[part], scale[part], n_cells)
+                found = _regress(products, genes[part], of_gene[part], scale[part], n_cells)
                 coefficients.append(found.reshape(len(RIDGE), -1))
             sources.append(of_gene.ravel())
             targets.append(np.repeat(genes, of_gene.shape[1]))
@@ -133,12 +136,36 @@ class RegulatorRegression:
 Regression = GeneRegression | RegulatorRegression
 
 
+class _Products:
+    """S between regulators and genes, computed once for all genes unless they are too many."""
+
+    def __init__(self, axes: np.ndarray, gram: np.ndarray, regulators: Regulators) -> None:
+        self._axes, self._along = axes, axes @ gram
+        self._table: np.ndarray | None = None
+        occurring = regulators.occurring
+        if occurring.size * regulators.n_genes <= MAX_VALUES:
+            self._table = self._along[occurring] @ axes.T
+            self._row = np.zeros(regulators.n_genes, dtype=np.int64)
+            self._row[occurring] = np.arange(occurring.size)
+
+    def between(self, regulators: np.ndarray) -> np.ndarray:
+        """S among the regulators of each gene (n, n_regulators); shape ``(n, n_regulators, n_regulators)``."""
+        if self._table is None:
+            return self._axes[regulators] @ self._along[regulators].swapaxes(1, 2)
+        return self._table[self._row[regulators][:, :, None], regulators[:, None]]
+
+    def toward(self, regulators: np.ndarray, genes: np.ndarray) -> np.ndarray:
+        """S between each gene (n,) and its regulators, shape ``(n, n_regulators)``."""
+        if self._table is None:
+            return (self._axes[regulators] @ self._along[genes][..., None])[..., 0]
+        return self._table[self._row[regulators], genes[:, None]]
+
+
 def _regress(
-    axes: np.ndarray, along: np.ndarray, genes: np.ndarray, regulators: np.ndarray, scale: np.ndarray, n_cells: int
+    products: _Products, genes: np.ndarray, regulators: np.ndarray, scale: np.ndarray, n_cells: int
 ) -> np.ndarray:
     """Coefficients of a batch of genes for every penalty, shape ``(n_penalties, n, n_regulators)``."""
-    scaled = scale[..., None] * axes[regulators]
-    gram = scaled @ (scale[..., None] * along[regulators]).swapaxes(1, 2)
-    product = scaled @ along[genes][..., None]
+    gram = scale[:, :, None] * products.between(regulators) * scale[:, None]
+    product = scale * products.toward(regulators, genes)
     penalties = np.multiply.outer(np.asarray(RIDGE) * max(n_cells, 1), np.eye(regulators.shape[1]))
-    return scale * np.linalg.solve(gram + penalties[:, None], product)[..., 0]
+    return scale * np.linalg.solve(gram + penalties[:, None], product[..., None])[..., 0]
