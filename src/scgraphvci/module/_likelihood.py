@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Likelihood = Literal["normal", "nb", "zinb"]
 LOG_RATE_BOUND = 15.0  # e^15 counts of one gene in one cell: beyond any data, within float32
-EPS = 1e-8  # added to rates and dispersions before the logarithm, as in scvi-tools
+EPS = 1e-8  # added to library sizes before the logarithm: a cell may have no counts
 MIN_SCALE = 1e-2  # standard deviation a gene keeps even if it hardly varies, so that one gene cannot own the loss
 
 
@@ -94,11 +94,25 @@ def mean_log_prob(
         scale = torch.exp(log_dispersion) + MIN_SCALE
         distance = mean_square(parameters[0], outcome, 0.5 / scale.square()) + scale.log().mean(dim=-1)
         return -distance - 0.5 * math.log(2 * math.pi)
-    rate, theta = _rate(parameters[0]) * library, torch.exp(log_dispersion)
-    total = torch.log(theta + rate + EPS)
-    per_gene = theta * torch.log(theta + EPS) - torch.lgamma(theta)
-    count = outcome * torch.log(rate + EPS) - (outcome + theta) * total
-    return (count + torch.lgamma(outcome + theta) - torch.lgamma(outcome + 1) + per_gene).mean(dim=-1)
+    log_library = torch.log(torch.as_tensor(library, device=outcome.device) + EPS)
+    log_rate = parameters[0].clamp(-LOG_RATE_BOUND, LOG_RATE_BOUND) + log_library
+    theta = torch.exp(log_dispersion)
+    total = torch.log(theta + torch.exp(log_rate))
+    count = outcome * log_rate - (outcome + theta) * total + theta * log_dispersion
+    return count.mean(dim=-1) + _mean_log_coefficient(outcome, theta)
+
+
+def _mean_log_coefficient(outcome: Tensor, theta: Tensor) -> Tensor:
+    r"""Mean over genes of :math:`\log \Gamma(y + \theta) - \log \Gamma(\theta) - \log \Gamma(y + 1)`.
+
+    Gamma functions are the dearest part of a training step. Most counts are 0, for which the term is 0.
+    """
+    if theta.dim() > 1:
+        return (torch.lgamma(outcome + theta) - torch.lgamma(theta) - torch.lgamma(outcome + 1)).mean(dim=-1)
+    cell, gene = outcome.nonzero(as_tuple=True)
+    count, of_gene = outcome[cell, gene], theta.index_select(0, gene)
+    term = torch.lgamma(count + of_gene) - torch.lgamma(theta).index_select(0, gene) - torch.lgamma(count + 1)
+    return term.new_zeros(outcome.shape[0]).index_add(0, cell, term) / outcome.shape[1]
 
 
 def mean_square(predicted: Tensor, observed: Tensor, weight: Tensor) -> Tensor:
