@@ -16,6 +16,7 @@ class _Keys(NamedTuple):
     SPLIT: str = "scgraphvci_split"
     GRAPH: str = "scgraphvci_graph"
     INTERVENTION: str = "scgraphvci_intervention"
+    DESCRIPTORS: str = "scgraphvci_descriptors"
 
 
 class _Slots(NamedTuple):

@@ -1,6 +1,7 @@
 """scvi-tools fields for treatments, strata and networks, stratum moments and the simulator's core."""
 
 from scgraphvci.data._coexpression import Residuals, cell_residuals
+from scgraphvci.data._descriptor_field import DescriptorField
 from scgraphvci.data._fields import (
     ContinuousField,
     SizeFactorField,
@@ -17,6 +18,7 @@ from scgraphvci.data._treatments import TreatmentTable
 
 __all__ = [
     "ContinuousField",
+    "DescriptorField",
     "GraphField",
     "InterventionField",
     "Network",

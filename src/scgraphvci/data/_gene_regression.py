@@ -128,6 +128,10 @@ class RegulatorRegression:
             for penalty, values in zip(RIDGE, np.concatenate(coefficients, axis=1), strict=True)
         }
 
+    def coefficients(self, penalty: float) -> sparse.csr_array:
+        """Coefficient of each regulator (row) for each gene (column), shape ``(n_genes, n_genes)``."""
+        return self._coefficients[penalty]
+
     def predict(self, response: np.ndarray, penalty: float) -> np.ndarray:
         """What responses of regulators say of each gene: from and to shape ``(n, n_genes)``."""
         return np.asarray(response @ self._coefficients[penalty])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -53,6 +53,11 @@ class MeanModel:
         levels where it does not help.
     deviation_covariate
         k.
+    noise
+        Sampling variance of the shifts, in variances within strata, shape ``(n_perturbations,)``; infinite for
+        perturbations never seen beside control.
+    scale
+        Standard deviations within strata, shape ``(n_genes,)``.
     """
 
     intercept: np.ndarray
@@ -63,6 +68,8 @@ class MeanModel:
     heterogeneity: np.ndarray
     deviation: np.ndarray
     deviation_covariate: int
+    noise: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    scale: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def level(self, strata: np.ndarray) -> np.ndarray:
         """Means under control, from level codes (n, n_covariates); shape ``(n, n_genes)``."""
@@ -80,6 +87,13 @@ class MeanModel:
         for level, table in enumerate(self.deviation):
             rows = np.flatnonzero(strata[:, self.deviation_covariate] == level)
             total[rows] += design[rows] @ table
+        return total
+
+    def pooled(self, strata: np.ndarray) -> np.ndarray:
+        """Shift of every perturbation, averaged over some strata; shape ``(n_perturbations, n_genes)``."""
+        total = self.shift + np.tensordot(self.interaction, _features(self.level_features, strata).mean(axis=0), (1, 0))
+        for level, table in enumerate(self.deviation):
+            total = total + np.mean(strata[:, self.deviation_covariate] == level) * table
         return total
 
 
@@ -140,7 +154,7 @@ def fit_mean_model(
     deviation = None
     if residuals is not None:
         deviation = fit_deviation(kriging, variances, strata, n_levels, design.shape[1], residuals, routes)
-    shift, interaction = _responses(kriging, variances, seen, design.shape[1])
+    shift, interaction, noise = _responses(kriging, variances, seen, design.shape[1])
     table, covariate = np.zeros((0, *shift.shape), dtype=np.float32), 0
     if deviation is not None:
         table, covariate = deviation.table * np.sqrt(seen.variance).astype(np.float32), deviation.covariate
@@ -148,7 +162,10 @@ def fit_mean_model(
         kriging = replace(kriging, pairs=pairs._replace(shift=pairs.shift - deviation.fitted))
     spread = _known(kriging.held_out_variance(strata, variances))
     unknown = np.zeros((2, spread.size))
-    model = MeanModel(np.zeros_like(spread), [], shift, level_features, interaction, unknown, table, covariate)
+    model = MeanModel(
+        np.zeros_like(spread), [], shift, level_features, interaction, unknown, table, covariate, noise,
+        np.sqrt(seen.variance),
+    )  # fmt: skip
     return _with_levels(model, spread, seen, vectors, strata, n_levels)
 
 
@@ -196,17 +213,19 @@ def _resemblance(
 
 def _responses(
     kriging: Kriging, variances: Variances, seen: _Means, n_perturbations: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Shifts and how they vary with the features, each less a share of what is probably no effect."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Shifts and how they vary with the features, each less a share of what is probably no effect; and their noise."""
     sd = np.sqrt(seen.variance)
     shift = np.zeros((n_perturbations, sd.size))
     interaction = np.zeros((n_perturbations, kriging.features.shape[1], sd.size))
+    noise = np.full(n_perturbations, np.inf)
     for members, coefficients, varying, sampling in kriging.fit(variances):
         probability = probability_of_effect(coefficients, np.broadcast_to(sampling[:, None], coefficients.shape))
         kept = (1 - NULL_SHRINKAGE * (1 - probability)) * sd
         shift[members] = coefficients * kept
         interaction[members] = varying * kept[:, None]
-    return shift, interaction
+        noise[members] = sampling
+    return shift, interaction, noise
 
 
 def _take_off(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
+    from scgraphvci.model._unseen import Target
+
 MIN_COUNTS = 100.0  # with fewer the t interval of a skewed mean does not hold far out (benchmarks/interval_coverage.py)
 
 _Base: Any = BaseModelClass if TYPE_CHECKING else object
@@ -148,9 +150,9 @@ def fewest_counts(likelihood: Likelihood) -> float:
     return MIN_COUNTS if is_count(likelihood) else 0.0
 
 
-def condition_code(table: TreatmentTable, vector: np.ndarray) -> int:
-    """Code of the cells that received a treatment vector; -1, which no cell has, if none did."""
-    row = table.condition(vector)
+def condition_code(table: TreatmentTable, target: Target) -> int:
+    """Code of the cells that received a treatment; -1, which no cell has, if none did."""
+    row = None if target.received is None else table.condition(target.received)
     return -1 if row is None else row
 
 

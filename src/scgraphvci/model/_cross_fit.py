@@ -250,6 +250,7 @@ def _screen(model: GraphVCI, table: AnnData, split: np.ndarray, left_out: list[s
         screen.obs = obs
         return screen
     layer, network, features = args["layer"], args["grn_key"], args["gene_features_key"]
+    described = args.get("treatment_features")
     return ad.AnnData(
         X=table.X if layer is None else None,
         obs=obs,
@@ -257,6 +258,7 @@ def _screen(model: GraphVCI, table: AnnData, split: np.ndarray, left_out: list[s
         layers={} if layer is None else {layer: table.layers[layer]},
         varp={} if network is None else {network: table.varp[network]},
         varm={} if features is None else {features: table.varm[features]},
+        uns={described: table.uns[described]} if isinstance(described, str) else {},
     )
 
 

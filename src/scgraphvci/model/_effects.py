@@ -280,7 +280,7 @@ class EffectsMixin(CalibrationMixin):
         table = self.treatments
         if table.max_dose is None:
             return {}
-        return {name: str(table.usual_dose(name) if dose is None else dose) for name in names}
+        return {name: str((self._usual_dose(name) or "") if dose is None else dose) for name in names}
 
     def _effect_treatments(self, treatments: str | Sequence[str] | None, reference: str | None) -> list[str]:
         if treatments is None:
@@ -359,7 +359,7 @@ class EffectsMixin(CalibrationMixin):
         if reference is not None:
             doses[reference] = None
         if self.treatments.max_dose is not None:  # models of folds have usual doses of their own
-            doses = {name: self.treatments.usual_dose(name) if one is None else one for name, one in doses.items()}
+            doses = {name: self._usual_dose(name) if one is None else one for name, one in doses.items()}
         size = 8 * n_genes * 3 * (3 * cells.groups.n_groups + 6 * cells.groups.n_strata)
         chunk = max(1, MAX_SUMS_BYTES // size)
         copies = Copies(cells.cell.size)

@@ -240,7 +240,8 @@ class GraphVCI(
         registered = self._registered_cells()
         moments = self._moments(registered, train, float(self.module.library_size) if self.is_trained_ else None)
         if not self.is_trained_:
-            self.module.initialise(moments, self._residuals(registered, train, moments))
+            fit = self.module.initialise(moments, self._residuals(registered, train, moments))
+            self._fit_unseen(registered, train, moments, fit)
         validation_moments = None
         if len(validation):
             validation_moments = self._moments(registered, validation, float(self.module.library_size))

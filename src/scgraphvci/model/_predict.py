@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -16,6 +15,7 @@ from scgraphvci.data import TreatmentTable
 from scgraphvci.data._sources import as_counterfactual, checked_cells, source_cells
 from scgraphvci.data._store import checked_store, new_layers, new_store, open_store, write_rows, write_uns
 from scgraphvci.model._encode import EncodedBatch, EncodingMixin
+from scgraphvci.model._unseen import Target, UnseenMixin
 from scgraphvci.module._likelihood import is_count
 
 if TYPE_CHECKING:
@@ -27,13 +27,11 @@ if TYPE_CHECKING:
 
     from scgraphvci.data._treatments import Dose
 
-DOSE_TOLERANCE = 1e-6  # relative, of rounding
-
 Source = Literal["control", "all"] | str
 Library = Literal["standard", "observed"]
 
 
-class PredictionMixin(EncodingMixin):
+class PredictionMixin(UnseenMixin, EncodingMixin):
     """Counterfactual predictions; needs `module` to be a GraphVCIModule and `treatments` to be a TreatmentTable."""
 
     def get_latent_representation(
@@ -84,7 +82,8 @@ class PredictionMixin(EncodingMixin):
         Parameters
         ----------
         treatment
-            A treatment of the screen, a combination of its perturbations, or the control.
+            A treatment of the screen, a combination of its perturbations, or the control. Perturbations that no
+            training cell received must be named after a gene or described at setup; see :meth:`unseen_effect`.
         source
             Which cells to start from: "control" (the default; the registered control, whatever its name), "all", or a
             treatment. Each cell keeps its own covariates.
@@ -124,12 +123,12 @@ class PredictionMixin(EncodingMixin):
         adata = self._validate_anndata(adata)
         path = None if store is None else checked_store(store)
         cells = self._source(adata, source, indices)
-        vector = self._vector(treatment, dose)
+        target = self._vector(treatment, dose)
 
         def fill(predicted: Any) -> None:
             position = 0
             for encoded in self._encoded(adata, cells, batch_size):
-                block = self._counterfactual_mean(encoded, vector, library)
+                block = self._counterfactual_mean(encoded, target, library)
                 predicted[position : position + len(block)] = block
                 position += len(block)
 
@@ -174,17 +173,18 @@ class PredictionMixin(EncodingMixin):
         self._check_if_trained(warn=False)
         adata = self._validate_anndata(adata)
         cells = self._source(adata, source, indices)
-        vector = self._vector(treatment, dose)
+        target = self._vector(treatment, dose)
         draws = np.empty((n_samples, cells.size, self.summary_stats["n_vars"]), dtype=np.float32)
         position = 0
         with torch.random.fork_rng(), torch.inference_mode():
             torch.manual_seed((settings.seed or 0) if seed is None else seed)
             for encoded in self._encoded(adata, cells, batch_size):
                 n = len(encoded.cells)
-                target = self._expand(vector, n)
+                vectors, levels = self._expand(target, n), encoded.batch["levels"]
+                response = self._unseen_response(target, levels)
                 relative = _relative_library(encoded, library)
                 for draw in draws:
-                    parameters = self.module.decode(encoded.qz.sample(), target, encoded.batch["levels"], encoded.genes)
+                    parameters = self.module.decode(encoded.qz.sample(), vectors, levels, encoded.genes, response)
                     outcome = self.module.outcome_distribution(parameters, relative).sample()
                     draw[position : position + n] = outcome.cpu().numpy()
                 position += n
@@ -236,7 +236,7 @@ class PredictionMixin(EncodingMixin):
             raise ValueError(msg)
         data = self._validate_anndata(adata)
         names = [treatments] if isinstance(treatments, str) else list(treatments)
-        vectors = {name: self._vector(name, dose) for name in names}
+        targets = {name: self._vector(name, dose) for name in names}
         table = self._table(data)
         known = dict(table.uns.get("counterfactuals", {}))
         entries = _layer_entries(names, dose, known)
@@ -246,8 +246,8 @@ class PredictionMixin(EncodingMixin):
         def fill(layers: dict[str, Any]) -> None:
             for encoded in self._encoded(data, cells, batch_size):
                 for key, entry in entries.items():
-                    vector = vectors[entry["treatment"]]
-                    write_rows(layers[key], encoded.cells, self._counterfactual_mean(encoded, vector, library))
+                    target = targets[entry["treatment"]]
+                    write_rows(layers[key], encoded.cells, self._counterfactual_mean(encoded, target, library))
 
         if table.isbacked:
             with new_layers(table, list(entries)) as layers:
@@ -261,13 +261,11 @@ class PredictionMixin(EncodingMixin):
         table.uns["counterfactuals"] = {**known, **entries}
 
     @torch.inference_mode()
-    def _counterfactual_mean(
-        self, encoded: EncodedBatch, vector: np.ndarray, library: Library = "standard"
-    ) -> np.ndarray:
+    def _counterfactual_mean(self, encoded: EncodedBatch, target: Target, library: Library = "standard") -> np.ndarray:
         """Counterfactual means at the posterior mean of the latent, shape ``(n_cells, n_genes)``."""
-        latent = encoded.qz.mean
-        target = self._expand(vector, latent.shape[0])
-        mean = self.module.mean(self.module.decode(latent, target, encoded.batch["levels"], encoded.genes))
+        latent, levels = encoded.qz.mean, encoded.batch["levels"]
+        vectors, response = self._expand(target, latent.shape[0]), self._unseen_response(target, levels)
+        mean = self.module.mean(self.module.decode(latent, vectors, levels, encoded.genes, response))
         return (mean * _relative_library(encoded, library)).cpu().numpy()
 
     def _individuality(self, cells: np.ndarray) -> float:
@@ -287,25 +285,8 @@ class PredictionMixin(EncodingMixin):
         total = _within_variance(np.concatenate(observed), groups)
         return _within_variance(np.concatenate(predicted), groups) / total if total > 0 else float("nan")
 
-    def _vector(self, treatment: str, dose: Dose) -> np.ndarray:
-        """Treatment vector, with a warning where the model has nothing to go by."""
-        table = self.treatments
-        vector = table.vector(str(treatment), dose)
-        untrained = sorted(
-            set(table.members(str(treatment))) & set(self.get_state_registry(KEYS.TREATMENT)["untrained"])
-        )
-        if untrained:
-            msg = (
-                f"No training cell received {untrained}, so the model knows nothing of them: {treatment!r} is a guess."
-            )
-            warnings.warn(msg, UserWarning, stacklevel=3)
-        if (vector > 1 + DOSE_TOLERANCE).any():
-            msg = f"Dose {dose!r} of {treatment!r} is beyond the largest training dose; the response is extrapolated."
-            warnings.warn(msg, UserWarning, stacklevel=3)
-        return vector
-
-    def _expand(self, vector: np.ndarray, n: int) -> Tensor:
-        return torch.as_tensor(vector, device=self.module.device).expand(n, -1)
+    def _expand(self, target: Target, n: int) -> Tensor:
+        return torch.as_tensor(target.vector, device=self.module.device).expand(n, -1)
 
     def _source(self, adata: AnnData | MuData, source: Source | None, indices: Sequence[int] | None) -> np.ndarray:
         """Resolve `source` or `indices` to cells."""
@@ -319,7 +300,7 @@ class PredictionMixin(EncodingMixin):
         """Predictions as an AnnData that chains with scanpy."""
         used = None
         if self.treatments.max_dose is not None:
-            used = str(self.treatments.usual_dose(treatment) if dose is None else dose)
+            used = str((self._usual_dose(treatment) or "") if dose is None else dose)
         scale = "counts" if is_count(self.module.likelihood) else "outcome"
         return as_counterfactual(self._table(adata), cells, values, treatment, used, scale)
 

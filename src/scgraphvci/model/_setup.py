@@ -14,6 +14,7 @@ from torch.utils.data import Subset
 from scgraphvci._constants import KEYS
 from scgraphvci.data import (
     ContinuousField,
+    DescriptorField,
     GraphField,
     OutcomeField,
     SizeFactorField,
@@ -28,8 +29,9 @@ from scgraphvci.train._loader import ScreenDataset
 from scgraphvci.train._splitter import not_held_out
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
+    import pandas as pd
     from anndata import AnnData
     from mudata import MuData
 
@@ -59,6 +61,8 @@ class ScreenSetupMixin(_Base):
         split_key: str | None = None,
         grn_key: str | None = None,
         gene_features_key: str | None = None,
+        treatment_features: pd.DataFrame | str | None = None,
+        perturbation_direction: str | Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         """Register a screen.
@@ -92,6 +96,14 @@ class ScreenSetupMixin(_Base):
             VCI, the model without a graph.
         gene_features_key
             Features in `adata.varm`.
+        treatment_features
+            What is known of treatments, so that :class:`GraphVCI` can predict treatments that no training cell
+            received: a frame of single treatments (index) x numeric features, or the name of one in `adata.uns`. Rows
+            of treatments that the data never show are welcome, those of training treatments must be there. Treatments
+            named after genes need none.
+        perturbation_direction
+            "knockout", "interference" or "activation", for all perturbations or a dict with one for each: what they do
+            to the gene they are named after. Needed only where a screen has several of them.
         **kwargs
             For scvi-tools' own use when a saved set-up is replayed.
 
@@ -127,6 +139,8 @@ class ScreenSetupMixin(_Base):
         split_key: str | None = None,
         grn_key: str | None = None,
         gene_features_key: str | None = None,
+        treatment_features: pd.DataFrame | str | None = None,
+        perturbation_direction: str | Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         """Register a screen held in one modality of a MuData.
@@ -142,7 +156,9 @@ class ScreenSetupMixin(_Base):
             Name of the modality with expression.
         perturbation_key, control, layer, dose_key, combination_sep, categorical_covariate_keys
             See :meth:`setup_anndata`.
-        continuous_covariate_keys, size_factor_key, split_key, grn_key, gene_features_key
+        continuous_covariate_keys, size_factor_key, split_key, grn_key, gene_features_key, treatment_features
+            See :meth:`setup_anndata`.
+        perturbation_direction
             See :meth:`setup_anndata`.
         **kwargs
             For scvi-tools' own use when a saved set-up is replayed.
@@ -251,6 +267,8 @@ def screen_fields(
     split_key: str | None,
     grn_key: str | None,
     gene_features_key: str | None,
+    treatment_features: pd.DataFrame | str | None = None,
+    perturbation_direction: str | Mapping[str, str] | None = None,
 ) -> list[Any]:
     """Return the fields of a screen. Those that check most cheaply come first."""
     _check_keys("categorical_covariate_keys", categorical_covariate_keys, perturbation_key)
@@ -258,7 +276,7 @@ def screen_fields(
     if combination_sep == "":
         msg = "`combination_sep` is empty. Name what joins members, such as '+'; None never splits a treatment."
         raise ValueError(msg)
-    return [
+    fields: list[Any] = [
         SplitField(split_key, mod_key=mod_key),
         GraphField(grn_key, gene_features_key, mod_key=mod_key),
         SizeFactorField(size_factor_key, mod_key=mod_key),
@@ -267,6 +285,14 @@ def screen_fields(
         StratumField(categorical_covariate_keys, mod_key=mod_key),
         TreatmentField(perturbation_key, control, dose_key, combination_sep, split_key, mod_key=mod_key),
     ]
+    if treatment_features is not None or perturbation_direction is not None:
+        fields.append(
+            DescriptorField(
+                treatment_features, perturbation_direction, perturbation_key, control, combination_sep, split_key,
+                mod_key=mod_key,
+            )
+        )  # fmt: skip
+    return fields
 
 
 def _check_keys(argument: str, keys: list[str] | None, perturbation_key: str) -> None:

@@ -87,6 +87,11 @@ class MeanBaseline(nn.Module):
         crossed = _weighted_rows(self.interaction.flatten(0, 1), rows.flatten(), first * n_features, weight.flatten())
         return total + crossed
 
+    def mean_response(self, weight: Tensor, levels: Tensor) -> Tensor:
+        """Return a weighted mean of responses to single perturbations, shape ``(n_cells, n_genes)``."""
+        rows, stratum = torch.unique(levels, dim=0, return_inverse=True)
+        return self.response(weight.expand(len(rows), -1), rows)[stratum]
+
     def forward(self, treatment: Tensor, levels: Tensor) -> Tensor:
         """Return the mean of each cell's stratum under a treatment, shape ``(n_cells, n_genes)``."""
         return self.mean(self.response(treatment, levels), levels)

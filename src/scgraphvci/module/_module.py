@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from scgraphvci.data import Residuals, StratumMoments
     from scgraphvci.data._gene_regression import Route
+    from scgraphvci.data._mean_model import MeanModel
 
 DROPOUT_LOGIT = -3.0  # zero inflation starts at 5 %: NB explains most zeros, and half the mean would be lost at 50 %
 
@@ -176,7 +177,7 @@ class GraphVCIModule(ObjectiveMixin, BaseModuleClass):
         self.gene_dispersion = nn.Parameter(torch.zeros(n_genes)) if dispersion == "gene" else None
 
     @torch.no_grad()
-    def initialise(self, moments: StratumMoments, residuals: Residuals | None = None) -> None:
+    def initialise(self, moments: StratumMoments, residuals: Residuals | None = None) -> MeanModel | None:
         """Set scale, centre and baseline from the training cells, so that training starts there.
 
         Parameters
@@ -185,7 +186,12 @@ class GraphVCIModule(ObjectiveMixin, BaseModuleClass):
             Moments of the training cells.
         residuals
             Their residuals, where `needs_residuals`; without them no deviations by level are fitted.
+
+        Returns
+        -------
+        The model of stratum means that the baseline starts from; None without a baseline.
         """
+        fit = None
         mean = torch.as_tensor(moments.gene_mean, dtype=torch.float32).to(self.input_mean)
         variance = torch.as_tensor(moments.within_variance, dtype=torch.float32).to(self.input_mean)
         self.library_size.fill_(moments.library_size)
@@ -198,6 +204,7 @@ class GraphVCIModule(ObjectiveMixin, BaseModuleClass):
             self.baseline.start_from(fit)
         if self.gene_dispersion is not None:
             self.gene_dispersion.copy_(initial_dispersion(self.likelihood, mean, variance))
+        return fit
 
     def embed_genes(self) -> Tensor | None:
         """Return gene embeddings H (n_genes, n_hidden), or None without a graph. Once per step, not per cell."""
