@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from scgraphvci.estimate import EffectSums, Groups, MarginalEffects, marginal_effects
-from scgraphvci.estimate._arm_variance import ArmVariance, _excess, trust
+from scgraphvci.estimate._arm_variance import ArmVariance, _excess, concentration, trace_factor, trust
 
 
 def estimate(latent: np.ndarray, stratum: np.ndarray, condition: np.ndarray, batch: int = 997) -> float:
@@ -31,7 +31,6 @@ def screen(rng: np.random.Generator, n_cells: int, between: float, n_latent: int
 @pytest.mark.parametrize("n_cells", [2_000, 20_000])
 def test_finds_the_variance_between_arms(between: float, n_cells: int) -> None:
     found = [estimate(*screen(np.random.default_rng(seed), n_cells, between)) for seed in range(10)]
-    # The stratum's mean holds the arm's own trace: a 20th of it is missing.
     assert np.mean(found) == pytest.approx(between, rel=0.12, abs=0.1 * 80 / n_cells)
 
 
@@ -70,15 +69,44 @@ def test_trust_is_the_best_linear_predictor_of_what_is_due_to_the_cells_drawn() 
     drawn = np.sqrt(by_chance) * rng.normal(size=400_000)
     difference = drawn + np.sqrt(between) * rng.normal(size=drawn.size)
     slope = (drawn @ difference) / (difference @ difference)
-    assert trust(n_arm, n_stratum, between) == pytest.approx(slope, abs=5e-3)
+    assert trust(n_arm, n_stratum, between, 2 * n_arm / n_stratum) == pytest.approx(
+        slope, abs=5e-3
+    )  # whose factor is 1
 
 
 def test_trust_at_the_ends() -> None:
-    assert trust([5, 0, 50], [50, 50, 50], 0.0).tolist() == [1.0, 1.0, 1.0]
-    assert trust([50, 0], [50, 50], 0.2).tolist() == [0.0, 1.0]  # an arm that is its stratum has nothing to correct
+    assert trust([5, 0, 50], [50, 50, 50], 0.0, 0.3).tolist() == [1.0, 1.0, 1.0]
+    assert trust([50, 0], [50, 50], 0.2, 1.0).tolist() == [
+        1.0,
+        1.0,
+    ]  # an arm that is its stratum has nothing to correct
 
 
-def effects_of(arm_variance: float, scale: tuple[float, float] = (1.0, 1.0)) -> MarginalEffects:
+def test_a_large_control_arm_does_not_hide_the_variance_between_arms() -> None:
+    """Twelve arms of 5 % against one of 40 %, which is most of the stratum's mean."""
+    share, between = np.array([0.4, *[0.05] * 12]), 0.04
+    found = []
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        condition, stratum = rng.choice(13, size=4_000, p=share), rng.integers(4, size=4_000)
+        trace = np.sqrt(between) * rng.normal(size=(4, 13, 8))
+        found.append(estimate(rng.normal(size=(4_000, 8)) + trace[stratum, condition], stratum, condition))
+    assert np.mean(found) == pytest.approx(between, rel=0.06)
+
+
+def test_the_factor_is_the_variance_of_the_distance_of_independent_traces() -> None:
+    share = np.array([0.6, 0.3, 0.1])
+    trace = np.random.default_rng(0).normal(size=(200_000, 3))
+    expected = (trace - (trace @ share)[:, None]).var(axis=0)
+    stratum, condition = np.zeros(10, dtype=int), np.repeat([0, 1, 2], [6, 3, 1])
+    concentrated = concentration(stratum, condition, 2)
+    assert concentrated == pytest.approx([0.46, 0.0])
+    assert trace_factor(share, concentrated[0]) == pytest.approx(expected, rel=0.02)
+
+
+def effects_of(
+    arm_variance: float, scale: tuple[float, float] = (1.0, 1.0), concentrated: tuple[float, float] | None = None
+) -> MarginalEffects:
     """One screen of two strata with predictions that know the state, those of arm and reference each multiplied."""
     rng = np.random.default_rng(3)
     n, n_genes = 600, 4
@@ -89,13 +117,17 @@ def effects_of(arm_variance: float, scale: tuple[float, float] = (1.0, 1.0)) -> 
     sums = EffectSums(groups, n_genes)
     sums.update(outcome, scale[0] * (state + 1), scale[1] * state, role == 0, role == 1, group)
     strata = pd.DataFrame({"x": ["a", "b"]})
-    return marginal_effects([("t", sums)], strata=strata, genes=list("abcd"), arm_variance=arm_variance)
+    return marginal_effects(
+        [("t", sums)], strata=strata, genes=list("abcd"), arm_variance=arm_variance, concentrated=concentrated
+    )
 
 
-def test_the_guard_is_eq_4_with_predictions_multiplied_by_the_trust() -> None:
-    guarded = effects_of(0.02)
+@pytest.mark.parametrize("concentrated", [None, (0.5, 0.2)])
+def test_the_guard_is_eq_4_with_predictions_multiplied_by_the_trust(concentrated: tuple[float, float] | None) -> None:
+    guarded = effects_of(0.02, concentrated=concentrated)
     for x in range(2):
-        share = (trust(n, guarded.n_stratum[0, x], 0.02) for n in (guarded.n_treated[0, x], guarded.n_reference[0, x]))
+        arms, n = np.array([guarded.n_treated[0, x], guarded.n_reference[0, x]]), guarded.n_stratum[0, x]
+        share = trust(arms, n, 0.02, ((arms / n) ** 2).sum() if concentrated is None else concentrated[x])
         multiplied = effects_of(0.0, tuple(share))
         for name in ("robust", "observed", "std_error", "df"):
             np.testing.assert_allclose(getattr(guarded, name)[0, x], getattr(multiplied, name)[0, x], rtol=1e-10)
@@ -112,13 +144,14 @@ def test_the_guard_leads_from_eq_4_to_the_observed_mean() -> None:
 
 
 def test_the_estimate_is_the_most_likely_for_arms_of_unequal_size() -> None:
-    """Squared distances of mean (v + t) each: minimise the sum of log(v + t) + d / (v + t), here by a plain search."""
+    """Squared distances of mean w = v + f t each: minimise the sum of log(w) + d / w, here by a plain search."""
     rng = np.random.default_rng(4)
     by_chance = rng.uniform(0.001, 0.2, size=60)
-    squared = (by_chance + 0.05) * rng.chisquare(8, size=60) / 8
+    factor = rng.uniform(0.2, 1.2, size=60)
+    squared = (by_chance + 0.05 * factor) * rng.chisquare(8, size=60) / 8
     grid = np.linspace(0, 0.3, 300_001)
-    loss = sum(np.log(v + grid) + d / (v + grid) for v, d in zip(by_chance, squared, strict=True))
-    assert _excess(squared, by_chance) == pytest.approx(grid[np.argmin(loss)], abs=2e-6)
+    loss = sum(np.log(v + f * grid) + d / (v + f * grid) for v, d, f in zip(by_chance, squared, factor, strict=True))
+    assert _excess(squared, by_chance, factor) == pytest.approx(grid[np.argmin(loss)], abs=2e-6)
 
 
 def test_arms_whose_cells_never_come_do_not_count() -> None:

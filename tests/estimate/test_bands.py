@@ -19,7 +19,7 @@ def test_kept_totals_are_the_error_of_the_estimate(make_cells):
     effects = result_of(make_cells(n_clusters=20), clustered=True)
     totals = effects.influence.total.astype(float)
     assert totals.shape == (1, 3, 20, 4)
-    n = effects.n_clusters[:, :, None]
+    n = effects.influence.effective[:, :, None]
     np.testing.assert_allclose(np.sqrt(n / (n - 1) * (totals**2).sum(axis=2)), effects.std_error, rtol=1e-5)
     np.testing.assert_allclose(totals.sum(axis=2), 0, atol=1e-6)
 
@@ -36,17 +36,17 @@ def test_below_12_clusters_bands_are_bonferronis(make_cells):
     effects = result_of(make_cells(n_clusters=6), clustered=True)
     low, high, method = effects.joint_bands()
     assert (method == "bonferroni").all()
-    half = stats.t.ppf(1 - 0.05 / 4 / 2, 5) * effects.std_error
+    half = stats.t.ppf(1 - 0.05 / 4 / 2, effects.df) * effects.std_error
     np.testing.assert_allclose(low, effects.estimate - half)
     np.testing.assert_allclose(high, effects.estimate + half)
 
 
 def test_bands_lie_between_pointwise_and_bonferroni(make_cells):
-    effects = result_of(make_cells(n_cells=1500, n_clusters=15), clustered=True)
+    effects = result_of(make_cells(n_cells=6000, n_clusters=15), clustered=True)
     low, high, method = effects.joint_bands(n_draws=4000)
     assert (method == "multiplier_bootstrap").all()
     pointwise = effects.ci_high - effects.estimate
-    bonferroni = stats.t.ppf(1 - 0.05 / 4 / 2, 14) * effects.std_error
+    bonferroni = stats.t.ppf(1 - 0.05 / 4 / 2, effects.df) * effects.std_error
     assert (high - effects.estimate > pointwise).all()
     assert (high - effects.estimate < 1.1 * bonferroni).all()
     np.testing.assert_allclose(high - effects.estimate, effects.estimate - low)
@@ -67,7 +67,7 @@ def test_genes_without_error_are_not_counted(make_cells):
     effects = result_of(cells, clustered=True, estimator="observed")
     _, high, _ = effects.joint_bands()
     np.testing.assert_allclose(
-        (high - effects.estimate)[..., 0], stats.t.ppf(1 - 0.05 / 3 / 2, 5) * effects.std_error[..., 0]
+        (high - effects.estimate)[..., 0], stats.t.ppf(1 - 0.05 / 3 / 2, effects.df[..., 0]) * effects.std_error[..., 0]
     )
     assert np.isnan(high[..., 1]).all()
 
@@ -159,14 +159,14 @@ def test_bands_of_a_small_arm_have_its_degrees_of_freedom(make_cells):
 
 @pytest.mark.parametrize(("n_clusters", "method"), [(11, "bonferroni"), (12, "multiplier_bootstrap")])
 def test_twelve_clusters_are_enough_for_the_bootstrap(make_cells, n_clusters, method):
-    found = result_of(make_cells(n_cells=1200, n_clusters=n_clusters), clustered=True, estimator="observed")
+    found = result_of(make_cells(n_cells=6000, n_clusters=n_clusters), clustered=True, estimator="observed")
     assert (found.n_clusters == n_clusters).all()
     assert (found.joint_bands()[2] == method).all()
 
 
 def test_genes_without_error_do_not_widen_bands_of_the_bootstrap(make_cells):
     """A constant gene beside the others, or not there at all: their bands are the same."""
-    cells = make_cells(n_cells=1500, n_clusters=15)
+    cells = make_cells(n_cells=6000, n_clusters=15)
     cells.outcome[:, 1] = 0.0
     constant = result_of(cells, clustered=True, estimator="observed")
     _, high, method = constant.joint_bands()

@@ -48,7 +48,7 @@ def test_error_is_the_spread_of_the_transformed_estimate(make_cells, estimand, c
     result = estimate(cells, clustered=clustered, estimand=estimand)
     totals = result.influence.total.astype(float)
     if clustered:
-        n = result.n_clusters[:, :, None]
+        n = result.influence.effective[:, :, None]
         np.testing.assert_allclose(np.sqrt(n / (n - 1) * (totals**2).sum(axis=2)), result.std_error, rtol=1e-4)
     plain = estimate(cells, clustered=clustered)
     means = marginal_effects(

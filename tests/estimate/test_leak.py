@@ -63,7 +63,9 @@ def test_clustered_error_is_that_of_cluster_totals(make_cells):
         phi = np.where(treated[:, None], (m - m[treated].mean(0)) / treated.sum(), 0.0)
         phi -= np.where(treated[:, None], 0.0, (m - m[~treated].mean(0)) / (~treated).sum())
         totals = np.stack([phi[cluster == k].sum(0) for k in range(5)])
-        expected = np.sqrt(5 / 4 * (totals**2).sum(0))
+        shares = [np.bincount(cluster[arm]) / arm.sum() for arm in (treated, ~treated)]
+        effective = min(1 / (share**2).sum() for share in shares)
+        expected = np.sqrt(effective / (effective - 1) * (totals**2).sum(0))
         np.testing.assert_allclose(frame.loc[frame["s"] == x, "std_error"], expected, rtol=1e-5)
 
 

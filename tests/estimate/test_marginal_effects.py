@@ -27,11 +27,17 @@ def test_observed_is_welchs_t_test(make_cells):
         np.testing.assert_allclose(effects.ci_high[0, x], interval.high, rtol=1e-9)
 
 
-def test_clustered_p_values_use_t_with_clusters_less_one(make_cells):
+def test_clustered_p_values_use_t_with_effective_clusters_less_one(make_cells):
     cells = make_cells()
     effects = marginal_effects([("a", cells.sums(clustered=True))], strata=three(), genes=GENES)
     assert (effects.n_clusters == 5).all()
-    expected = 2 * stats.t.sf(np.abs(effects.estimate / effects.std_error), df=4)
+    shares = np.array([
+        [np.bincount(cells.cluster[(cells.stratum == x) & (cells.treatment == arm)], minlength=5) for arm in (0, 1)]
+        for x in range(3)
+    ]).astype(float)  # fmt: skip
+    shares /= shares.sum(axis=2, keepdims=True)
+    df = (1 / (shares**2).sum(axis=2)).min(axis=1)[:, None] - 1
+    expected = 2 * stats.t.sf(np.abs(effects.estimate / effects.std_error), df=df)
     np.testing.assert_allclose(effects.p_value, expected, rtol=1e-9)
 
 

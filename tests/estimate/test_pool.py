@@ -85,7 +85,9 @@ def least_squares(cells):
     within = arm - stratum @ (stratum.T @ arm / stratum.sum(axis=0))
     score = within[:, None] * (y - design @ coefficient) / (within**2).sum()
     total = np.stack([score[cells.cluster[kept] == c].sum(axis=0) for c in range(14)])
-    return coefficient[0], np.sqrt(14 / 13 * (total**2).sum(axis=0))
+    shares = [np.bincount(cells.cluster[cells.treatment == one]) / (cells.treatment == one).sum() for one in (0, 1)]
+    effective = min(1 / (share**2).sum() for share in shares)
+    return coefficient[0], np.sqrt(effective / (effective - 1) * (total**2).sum(axis=0))
 
 
 def test_precision_weights_are_least_squares_with_stratum_intercepts(cells):

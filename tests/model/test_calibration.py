@@ -80,7 +80,8 @@ def test_the_guard_of_effects_is_judged(fit, new_screen):
             for guide in ("nt1", "nt2"):
                 arm = member & (adata.obs["guide"] == guide).to_numpy()
                 by_chance = 1 / arm.sum() - 1 / member.sum()
-                share = by_chance / (by_chance + variance)
+                own, other = arm.sum() / member.sum(), 1 - arm.sum() / member.sum()
+                share = by_chance / (by_chance + variance * ((1 - own) ** 2 + other**2))
                 correction.append(share * (predicted[member].mean(axis=0) - predicted[arm].mean(axis=0)))
             found = (calibration.robust.robust - calibration.observed.observed)[0, j]
             np.testing.assert_allclose(found, correction[0] - correction[1], atol=1e-5)

@@ -12,6 +12,7 @@ import pytest
 import scgraphvci as sgv
 from scgraphvci.estimate import EffectSums, Groups, marginal_effects
 from scgraphvci.estimate._arm_variance import ArmVariance
+from scgraphvci.estimate._cell_states import CellStates
 from scgraphvci.model import _cross_fit as cross_fit
 from scgraphvci.model import _effects as effects_module
 from scgraphvci.model._cross_fit import assign_folds, fit_folds, repetition_seeds
@@ -54,7 +55,9 @@ def naive_effect(cells, treatment, reference, member, arm_variance):
         plugin.append(predicted[used].mean(axis=0))
         observed.append(mean)
         by_chance = 1 / arm.sum() - 1 / used.sum()
-        share = by_chance / (by_chance + arm_variance)
+        others = obs[used]["perturbation"].value_counts(normalize=True)
+        own = others.pop(name)  # the stratum's mean holds traces of all its arms
+        share = by_chance / (by_chance + arm_variance * ((1 - own) ** 2 + (others**2).sum()))
         robust.append(mean + share * (predicted[used].mean(axis=0) - predicted[arm].mean(axis=0)))
     parts = [robust, observed, plugin]
     return [part[0] if reference is None else part[0] - part[1] for part in parts]
@@ -133,6 +136,69 @@ def test_the_guard_measures_the_latents_of_the_cells_used(model):
     np.testing.assert_array_equal(guarded.plugin, plain.plugin)
     known = np.isfinite(plain.robust)
     assert (np.abs(guarded.robust - guarded.observed) < np.abs(plain.robust - plain.observed))[known].mean() > 0.8
+
+
+def test_the_guard_by_states_is_eq_4_with_predictions_from_states(model):
+    cells = table_of(model)
+    used, outcome = np.flatnonzero(cells["used"]), cells["outcome"]
+    obs = cells["obs"].iloc[used]
+    conditions = pd.factorize(obs["perturbation"])
+    stratum = obs.groupby(KEYS, observed=True).ngroup().to_numpy()
+    levels = obs.groupby(KEYS, observed=True).size().index.to_frame().apply(lambda key: pd.factorize(key)[0])
+    states = CellStates(stratum, conditions[0], levels.to_numpy())
+    states.update(outcome[used], model.get_latent_representation()[used], np.arange(len(used)))
+    predictions = states.fit()
+    predicted = {
+        name: predictions.of(code).predict(outcome[used], np.arange(len(used)))
+        for code, name in enumerate(conditions[1])
+    }
+    guarded, plain = (model.marginal_effect(leak_guard=guard, batch_size=128) for guard in ("states", False))
+    np.testing.assert_allclose(guarded.observed, plain.observed, atol=1e-6)
+    np.testing.assert_allclose(guarded.plugin, plain.plugin, atol=1e-5)
+    differs = 0
+    for i, treatment in enumerate(guarded.treatments):
+        for j, row in guarded.strata.iterrows():
+            member = stratum_mask(obs, row)
+            corrections = []
+            for name in (treatment, "control"):
+                arm = member & (obs["perturbation"] == name).to_numpy()
+                corrections.append(predicted[name][arm].mean(axis=0) if arm.any() else np.nan)
+            expected = guarded.observed[i, j] - corrections[0] + corrections[1]
+            np.testing.assert_allclose(guarded.robust[i, j], expected, atol=1e-4)
+            differs += np.nanmax(np.abs(np.append(expected - guarded.observed[i, j], 0))) > 1e-3
+    assert differs > 6
+    assert guarded.params["leak_guard"] == "states"
+    np.testing.assert_allclose(guarded.influence.total.sum(axis=2), 0, atol=1e-4)
+
+
+def test_the_guard_by_states_with_folds_and_a_mean(model):
+    mean = model.marginal_effect(reference=None, leak_guard="states")
+    np.testing.assert_allclose(mean.plugin, model.marginal_effect(reference=None).plugin, atol=1e-5)
+    treatment = mean.treatments[0]
+    kwargs = {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False}
+    folds = model.marginal_effect(treatment, cross_fit=2, train_kwargs=kwargs, leak_guard="states")
+    np.testing.assert_allclose(folds.observed, model.marginal_effect(treatment).observed, atol=1e-6)
+    assert np.isfinite(folds.std_error).any()
+
+
+@pytest.mark.parametrize("guard", [True, "share"])
+def test_the_default_guard_is_by_share(model, guard):
+    effects = model.marginal_effect(leak_guard=guard, keep_influence=False)
+    assert effects.params["leak_guard"] == "share"
+    assert effects.params["arm_variance"] > 0
+    assert model.marginal_effect(leak_guard=False, keep_influence=False).params["leak_guard"] is False
+
+
+def test_without_other_strata_the_guard_is_by_share(model):
+    pooled, share = (model.marginal_effect(groupby=[], pooled=True, leak_guard=guard) for guard in ("states", "share"))
+    assert pooled.params["leak_guard"] == "share"
+    np.testing.assert_array_equal(pooled.robust, share.robust)
+    np.testing.assert_array_equal(pooled.std_error, share.std_error)
+
+
+def test_unknown_guards_are_refused(model):
+    with pytest.raises(ValueError, match="Unknown `leak_guard` 'gene'"):
+        model.marginal_effect(leak_guard="gene")
 
 
 def test_groupby_of_nothing_averages_everything(model):
@@ -226,7 +292,8 @@ def test_status_says_why_there_is_no_interval(model):
         member = stratum_mask(cells["obs"], stratum)
         treated, control = (n_arm(cells, name, member) for name in (treatment, "control"))
         status = effects.status[i, j]
-        found = effects.leaks.p_value[i, j] <= 0.05
+        found = effects.leaks.harmful(0.05)[i, j]
+        assert not found or effects.leaks.p_value[i, j] <= 0.05
         enough = "leak_detected" if found else "ok"
         expected = "extrapolated" if treated == 0 else "too_few_cells" if min(treated, control) < 15 else enough
         assert status == expected

@@ -14,6 +14,7 @@ from scipy import sparse
 from scgraphvci._constants import KEYS, SPLITS
 from scgraphvci.baselines._means import TrainMeans
 from scgraphvci.data import OutcomeField, SplitField, StratumField, TreatmentField, TreatmentTable, stratum_moments
+from scgraphvci.data._fields import stratum_levels
 from scgraphvci.data._sources import as_counterfactual, source_cells
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class ScreenCoder:
             self._states = [treatment, stratum]
         levels = {
             key: np.asarray(names, dtype=object)[np.asarray(stratum["strata"])[:, j]]
-            for j, (key, names) in enumerate(stratum["levels"].items())
+            for j, (key, names) in enumerate(stratum_levels(stratum).items())
         }
         return Codes(
             table=TreatmentTable.from_state(treatment),

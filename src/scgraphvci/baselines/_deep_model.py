@@ -10,6 +10,7 @@ from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
 from scgraphvci._constants import KEYS
 from scgraphvci.baselines._deep_module import OutcomeModule, Screen
 from scgraphvci.baselines._deep_plan import GRADIENT_CLIP, AlternatingPlan, BaselinePlan
+from scgraphvci.data._fields import stratum_levels
 from scgraphvci.model._checks import check_outcome
 from scgraphvci.model._predict import PredictionMixin
 from scgraphvci.model._saving import SafeSavingMixin
@@ -59,7 +60,7 @@ class DeepBaseline(
             n_genes=self.summary_stats["n_vars"],
             design=self.treatments.design,
             strata=np.asarray(strata["strata"]),
-            n_levels=tuple(len(levels) for levels in strata["levels"].values()),
+            n_levels=tuple(len(levels) for levels in stratum_levels(strata).values()),
             n_continuous=self.summary_stats.get("n_continuous_covariates", 0),
         )
         self.module = self._module_cls(screen, **module_kwargs)

@@ -16,7 +16,7 @@ from scgraphvci.data._screen_field import ScreenField
 from scgraphvci.data._treatments import TreatmentTable, build_treatment_table, extend_treatment_table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
     from mudata import MuData
@@ -121,7 +121,7 @@ class StratumField(ScreenField):
     def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData | MuData, **kwargs: Any) -> dict:
         """Code new data by level name; new strata of known levels are fine, new levels are not."""
         columns = self._columns(adata_target)
-        levels = {key: list(names) for key, names in state_registry["levels"].items()}
+        levels = stratum_levels(state_registry)
         for key, column in columns.items():
             unknown = sorted(set(column.unique()) - set(levels[key]))
             if unknown:
@@ -158,7 +158,17 @@ class StratumField(ScreenField):
         lookup = np.array([row_of[tuple(row)] for row in rows.tolist()], dtype=np.int64)
         self._write(adata, lookup[inverse.ravel()])
         strata = np.vstack([known, np.asarray(fresh, dtype=np.int64).reshape(len(fresh), len(self._keys))])
-        return {"levels": levels, "strata": strata}
+        return {"keys": self._keys, "levels": levels, "strata": strata}
+
+
+def stratum_levels(state: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Levels of each covariate from the state of a `StratumField`, in the order of the columns of `strata`.
+
+    scvi-tools hands states out as mappings that sort their keys; those of models saved before hold no order.
+    """
+    levels = state["levels"]
+    keys = state["keys"] if "keys" in state else list(levels)
+    return {key: list(levels[key]) for key in keys}
 
 
 class ContinuousField(ScreenField):

@@ -5,8 +5,15 @@ stratum of :math:`n` cells by chance alone: with latents scaled to unit variance
 in variance. What arms differ by beyond it, :math:`\tau^2`, is no feature of the cells drawn but a trace of what they
 received: the part of the treatment's effect that the model does not expect, which its encoder takes for the cells' own.
 
-With both normal, the share of an observed difference that is due to the cells drawn is :math:`v / (v + \tau^2)` on
-average (the Wiener filter): that share of Eq. 4's correction is made (:func:`trust`).
+The stratum's own mean holds the traces of all arms :math:`b`, each by its share :math:`\pi_b` of the cells. With
+independent traces an arm differs from it by
+
+.. math::
+    v_a + \tau^2 f_a, \qquad f_a = (1 - \pi_a)^2 + \sum_{b \ne a} \pi_b^2 = 1 - 2 \pi_a + \sum_b \pi_b^2
+
+in variance. With both normal, the share of an observed difference that is due to the cells drawn is
+:math:`v_a / (v_a + \tau^2 f_a)` on average (the Wiener filter): that share of Eq. 4's correction is made
+(:func:`trust`).
 """
 
 from __future__ import annotations
@@ -97,31 +104,66 @@ class ArmVariance:
         distance = (mean - centre[stratum]) @ (direction[:, used] / np.sqrt(variance[used]))
         squared = (distance**2).mean(axis=1)
         by_chance = 1 / count - 1 / n_stratum[stratum]
+        share = count / n_stratum[stratum]
+        factor = trace_factor(share, (to_stratum @ share**2)[stratum])
         informative = (count > 1) & (by_chance > 0)
-        return _excess(squared[informative], by_chance[informative])
+        return _excess(squared[informative], by_chance[informative], factor[informative])
 
 
-def trust(n_arm: ArrayLike, n_stratum: ArrayLike, arm_variance: float) -> FloatArray:
-    r"""Share of Eq. 4's correction to make, :math:`v / (v + \tau^2)` with :math:`v = 1/n_a - 1/n`.
-
-    1 where `arm_variance` is 0, and for arms without cells, which have no correction.
+def concentration(stratum: ArrayLike, condition: ArrayLike, n_strata: int) -> FloatArray:
+    """Sum over the arms of each stratum of their squared shares of its cells, ``(n_strata,)``; 0 without cells.
 
     Examples
     --------
-    >>> trust([10, 100, 0], [1000, 1000, 1000], arm_variance=0.01).round(2).tolist()
-    [0.91, 0.47, 1.0]
+    >>> concentration([0, 0, 0, 0, 1], [0, 1, 2, 2, 0], 2).tolist()
+    [0.375, 1.0]
+    """
+    stratum, condition = np.asarray(stratum, dtype=np.int64), np.asarray(condition, dtype=np.int64)
+    count = np.zeros((n_strata, int(condition.max(initial=0)) + 1))
+    np.add.at(count, (stratum, condition), 1.0)
+    return np.asarray((count**2).sum(axis=1) / np.maximum(count.sum(axis=1), 1) ** 2)
+
+
+def trace_factor(share: ArrayLike, concentrated: ArrayLike) -> FloatArray:
+    """How much of the variance between arms is in the difference of an arm to its stratum.
+
+    Parameters
+    ----------
+    share
+        Of the stratum's cells that the arm has.
+    concentrated
+        Sum of squared shares of all arms, as `concentration` gives.
+
+    Examples
+    --------
+    >>> trace_factor([0.5, 0.0], [0.5, 0.0]).tolist()  # of two equal arms, and of a small one among many small ones
+    [0.5, 1.0]
+    """
+    return np.maximum(1 - 2 * np.asarray(share, dtype=np.float64) + np.asarray(concentrated, dtype=np.float64), 0.0)
+
+
+def trust(n_arm: ArrayLike, n_stratum: ArrayLike, arm_variance: float, concentrated: ArrayLike) -> FloatArray:
+    r"""Share of Eq. 4's correction to make, :math:`v / (v + \tau^2 f)` with :math:`v = 1/n_a - 1/n`.
+
+    1 where `arm_variance` is 0, and for arms without cells, which have no correction. `concentrated` as in
+    `trace_factor`.
+
+    Examples
+    --------
+    >>> trust([10, 100, 0], [1000, 1000, 1000], arm_variance=0.01, concentrated=0.05).round(2).tolist()
+    [0.91, 0.51, 1.0]
     """
     n_arm, n_stratum = np.asarray(n_arm, dtype=np.float64), np.asarray(n_stratum, dtype=np.float64)
     by_chance = 1 / np.maximum(n_arm, 1) - 1 / np.maximum(n_stratum, 1)
-    total = by_chance + arm_variance
+    total = by_chance + arm_variance * trace_factor(n_arm / np.maximum(n_stratum, 1), concentrated)
     share = np.divide(by_chance, total, out=np.ones_like(total), where=total > 0)
     return np.where(n_arm > 0, share, 1.0)
 
 
-def _excess(squared: FloatArray, by_chance: FloatArray) -> float:
-    """Solve for the variance that, added to that of chance, makes squared distances most likely."""
+def _excess(squared: FloatArray, by_chance: FloatArray, factor: FloatArray) -> float:
+    """Solve for the variance that, times factors and added to that of chance, makes squared distances most likely."""
     excess = 0.0
     for _ in range(N_STEPS if len(squared) else 0):
-        weight = 1 / (by_chance + excess) ** 2
-        excess = max(0.0, float(weight @ (squared - by_chance) / weight.sum()))
+        weight = factor / (by_chance + factor * excess) ** 2
+        excess = max(0.0, float(weight @ (squared - by_chance) / (weight @ factor)))
     return excess

@@ -102,6 +102,12 @@ class StratumAverage:
         spread = self.weight.power(4) @ (by_role**2 / freedom).sum(axis=1)
         return variance, np.divide(variance**2, spread, out=np.full_like(variance, np.nan), where=spread > 0)
 
+    def unexpected_variance(self, moments: Moments) -> FloatArray:
+        """Variance that influence values do not tell, independent over strata, ``(n_reported, n_genes)``."""
+        if moments.unexpected is None:
+            return np.zeros((self.n_reported, moments.mean.shape[-1]))
+        return self.weight.power(2) @ np.where(self.used[:, None], moments.unexpected, 0.0)
+
     def cluster_totals(
         self, sums: EffectSums, moments: Moments, influence: Influence, effect: FloatArray | None = None
     ) -> FloatArray:
@@ -144,7 +150,9 @@ class StratumAverage:
         """
         summing = self._by_cluster(sums)
         share = 1.0 / np.maximum(self.n_used, 1)[self.reported[sums.groups.stratum]]
-        if summing.shape[0] == summing.shape[1] and np.array_equal(summing.indices, np.arange(summing.shape[1])):
+        in_order = np.arange(summing.shape[1] + 1)
+        one_each = summing.shape[0] == summing.shape[1] and np.array_equal(summing.indptr, in_order)
+        if one_each and np.array_equal(summing.indices, in_order[:-1]):
             total *= (share * summing.data)[:, None]  # every group is a cluster: nothing to sum
             return total.reshape(self.n_reported, -1, total.shape[1])
         summing.data *= share[summing.indices]
@@ -158,6 +166,12 @@ class StratumAverage:
     def n_clusters(self, sums: EffectSums) -> IntArray:
         """Clusters that have cells in the arm, or in the reference, whichever are fewer, ``(n_reported,)``."""
         return clusters_of_smaller_arm(self.cells(sums), with_reference=sums.with_reference)
+
+    def effective_clusters(self, sums: EffectSums) -> FloatArray:
+        """See :func:`effective_clusters`, ``(n_reported,)``."""
+        return effective_clusters(
+            self.cells(sums), with_reference=sums.with_reference, independent=sums.groups.independent
+        )
 
     def _by_cluster(self, sums: EffectSums) -> sparse.csr_array:
         """Matrix (reported strata x clusters, groups) that sums groups of strata used."""
@@ -185,19 +199,48 @@ def clusters_of_smaller_arm(cells: IntArray, *, with_reference: bool) -> IntArra
     return (cells[..., arms] > 0).sum(axis=-2).min(axis=-1)
 
 
-def cluster_variance_of(totals: FloatArray, n_clusters: IntArray) -> FloatArray:
+def effective_clusters(cells: IntArray, *, with_reference: bool, independent: bool) -> FloatArray:
+    r"""Clusters of equal size that would tell as much, of the arm or the reference, whichever are fewer.
+
+    :math:`1 / \sum_c w_c^2`, w being the shares of an arm's cells: the mean of an arm lies closest to the mean of its
+    largest clusters, whose totals are therefore too small.
+
+    Parameters
+    ----------
+    cells, with_reference
+        As for :func:`clusters_of_smaller_arm`.
+    independent
+        Whether clusters are random blocks of independent cells, which are as good as equal.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> cells = np.array([[5, 5, 0], [5, 5, 0], [60, 60, 0]])
+    >>> effective_clusters(cells, with_reference=True, independent=False).round(2).item()
+    1.34
+    """
+    if independent:
+        return clusters_of_smaller_arm(cells, with_reference=with_reference).astype(np.float64)
+    arms = [ARM, REFERENCE] if with_reference else [ARM]
+    size = cells[..., arms].astype(np.float64)
+    square = (size**2).sum(axis=-2)
+    return np.divide(size.sum(axis=-2) ** 2, square, out=np.zeros_like(square), where=square > 0).min(axis=-1)
+
+
+def cluster_variance_of(totals: FloatArray, effective: FloatArray) -> FloatArray:
     """Variance of an average when clusters are independent: ``G / (G - 1)`` times the sum of their squared totals.
 
     Parameters
     ----------
     totals
         As `StratumAverage.cluster_totals` gives, ``(n_reported, n_clusters, n_genes)``.
-    n_clusters
-        G of each reported stratum, as `StratumAverage.n_clusters` gives.
+    effective
+        G of each reported stratum, as `StratumAverage.effective_clusters` gives.
     """
-    return small_sample_factor(n_clusters)[:, None] * np.einsum("xcg,xcg->xg", totals, totals)
+    return small_sample_factor(effective)[:, None] * np.einsum("xcg,xcg->xg", totals, totals)
 
 
-def small_sample_factor(n_clusters: IntArray) -> FloatArray:
-    """``G / (G - 1)`` for a variance from G clusters; 1 where there are fewer than two."""
-    return np.where(n_clusters > 1, n_clusters / np.maximum(n_clusters - 1, 1), 1.0)
+def small_sample_factor(effective: FloatArray) -> FloatArray:
+    """``G / (G - 1)`` for a variance from effectively G clusters; 1 where there is one."""
+    several = effective > 1
+    return np.where(several, effective / np.where(several, effective - 1, 1), 1.0)

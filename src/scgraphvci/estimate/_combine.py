@@ -29,8 +29,8 @@ def contrast(first: MarginalEffects, second: MarginalEffects, *, independent: bo
         variance, df = _independent_variance(first, second)
     else:
         total = influence.total.astype(np.float64)
-        variance = small_sample_factor(influence.n_clusters)[:, :, None] * (total**2).sum(axis=2)
-        df = np.broadcast_to((influence.n_clusters - 1.0)[:, :, None], variance.shape)
+        variance = small_sample_factor(influence.effective)[:, :, None] * (total**2).sum(axis=2)
+        df = np.broadcast_to((influence.effective - 1.0)[:, :, None], variance.shape)
     has_error = np.isfinite(first.std_error) & np.isfinite(second.std_error)
     estimates = {
         name: getattr(first, name) - getattr(second, name) for name in ("estimate", "robust", "observed", "plugin")
@@ -75,7 +75,8 @@ def _difference_of_totals(first: MarginalEffects, second: MarginalEffects) -> In
         )
         raise ValueError(msg)
     n_clusters = np.minimum(one.n_clusters, two.n_clusters)
-    return InfluenceTotals(one.total - two.total, n_clusters, one.independent)
+    effective = np.minimum(one.effective, two.effective)
+    return InfluenceTotals(one.total - two.total, n_clusters, effective, one.independent)
 
 
 def _difference_of_cumulants(first: MarginalEffects, second: MarginalEffects) -> FloatArray | None:

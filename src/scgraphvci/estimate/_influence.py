@@ -6,7 +6,8 @@ predicted mean :math:`m_k` of cell :math:`k` under :math:`a`:
 * observed: :math:`\bar Y_a`, the mean outcome of the arm;
 * plugin: :math:`\bar m`, the mean prediction over all cells of the stratum;
 * robust: :math:`\bar Y_a + s (\bar m - \bar m_a)`, which is Eq. 4 of Wu et al. (ICLR 2023) with predictions
-  multiplied by :math:`s \le 1`, the trust in their differences between arms (see `_arm_variance`).
+  multiplied by :math:`s \le 1`, the trust in their differences between arms (see `_arm_variance`). Where predictions
+  come from states of cells (see `_cell_states`) they are trusted, and plugin stays the mean of the model's.
 
 Centred influence values (the arm mean of the residuals is a ratio with an estimated propensity :math:`n_a / n`):
 
@@ -65,6 +66,10 @@ class Moments:
         The pair of variables of each product.
     trust
         Share of Eq. 4's correction to make for an arm, ``(n_strata, n_roles)``.
+    plugin
+        Mean predictions of the model, ``(n_variables, n_strata, n_genes)``; `None` where those summed are the model's.
+    unexpected
+        Variance of `robust` that influence values do not tell, ``(n_strata, n_genes)``; `None` for none.
     """
 
     count: IntArray
@@ -72,6 +77,8 @@ class Moments:
     product: FloatArray
     pairs: tuple[tuple[int, ...], ...]
     trust: FloatArray
+    plugin: FloatArray | None = None
+    unexpected: FloatArray | None = None
 
     @property
     def n_cells(self) -> IntArray:
@@ -116,8 +123,11 @@ class Influence:
     intercept: FloatArray
 
 
-def stratum_moments(sums: EffectSums, arm_variance: float = 0.0) -> Moments:
-    """Means and centred products by stratum and role, from sums by group; `arm_variance` as in `trust`."""
+def stratum_moments(sums: EffectSums, arm_variance: float = 0.0, concentrated: FloatArray | None = None) -> Moments:
+    """Means and centred products by stratum and role, from sums by group; the rest as in `trust`.
+
+    Without `concentrated`, cells in neither arm are taken to be of many small arms.
+    """
     count = membership(sums.groups.stratum, sums.groups.n_strata) @ sums.count
     cells = count[:, :, None]
     mean = sums.total / np.maximum(cells, 1)
@@ -125,7 +135,10 @@ def stratum_moments(sums: EffectSums, arm_variance: float = 0.0) -> Moments:
     for total, (i, j) in zip(product, sums.pairs, strict=True):
         total -= sums.total[i] * mean[j]
     mean += sums.offset[:, None, :]
-    share = trust(count, count.sum(axis=1, keepdims=True), arm_variance)
+    n_cells = count.sum(axis=1, keepdims=True)
+    if concentrated is None:
+        concentrated = ((count[:, [ARM, REFERENCE]] / np.maximum(n_cells, 1)) ** 2).sum(axis=1)
+    share = trust(count, n_cells, arm_variance, concentrated[:, None])
     return Moments(count, mean, product, sums.pairs, share)
 
 
@@ -144,12 +157,12 @@ def point_estimates(moments: Moments, part: Part = "contrast") -> Estimates:
 
 
 def _arm_estimates(moments: Moments, role: int, variable: int) -> Estimates:
-    plugin = moments.stratum_mean[variable]
+    predicted = moments.stratum_mean[variable]
     empty = (moments.count[:, role] == 0)[:, None]
     observed = np.where(empty, np.nan, moments.mean[OUTCOME, :, role])
     # Eq. 4, rearranged: the mean residual of the arm is its mean outcome less its mean prediction.
-    robust = observed + moments.trust[:, role, None] * (plugin - moments.mean[variable, :, role])
-    return Estimates(robust, observed, plugin)
+    robust = observed + moments.trust[:, role, None] * (predicted - moments.mean[variable, :, role])
+    return Estimates(robust, observed, predicted if moments.plugin is None else moments.plugin[variable])
 
 
 def influence_function(moments: Moments, estimator: Estimator, part: Part = "contrast") -> Influence:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numba import njit
@@ -13,11 +14,23 @@ Codes = NDArray[np.int64]
 Sums = NDArray[np.float64]
 Singles = NDArray[np.float32]
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
 _ROWS, _PARTS, _COLUMNS = 5, 5, 128  # rows of a table, tables added in one go, columns that stay in the cache
 _TOGETHER = 4  # cells whose values meet in registers before sums in memory are touched
 
 
-@njit(cache=True, nogil=True)
+def _compiled(function: Function) -> Function:
+    """Compile at the first call; keep the machine code for later sessions if there is a place to write it to."""
+    compiled: Any
+    try:
+        compiled = njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # neither the package's folder nor the user's cache can be written
+        compiled = njit(nogil=True)(function)
+    return cast("Function", compiled)
+
+
+@_compiled
 def add_cells(
     variables: tuple[Values, ...],
     lowest: int,
@@ -52,7 +65,7 @@ def add_cells(
                         product[g] += (one[g] - zero[g]) * (other[g] - zero[g])
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def add_predictions(
     predicted: Values,
     reference: Values,
@@ -105,7 +118,7 @@ def add_predictions(
                 rr[g] += e * e
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def weigh_groups(
     first: Sums, row: Codes, count: Codes, stratum: Codes, weight: Sums, constant: Sums, weighed: Sums
 ) -> None:
@@ -140,7 +153,7 @@ def weigh_groups(
                             here[g] += factor * values[g]
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def largest_sums(values: Singles, signs: Singles) -> Singles:
     """Largest absolute sum over rows with changed signs, among all columns, for every draw of signs.
 

@@ -76,9 +76,12 @@ class Leaks:
         Share of the predicted effect that leaks, its standard error and degrees of freedom.
     excess, excess_share
         Squared bias that a leak leaves in `robust` as it was made, with a guard or without, in squared standard errors
-        of the estimate. In any direction: the square of `robust` less `observed`, less what it has by chance, which may
-        be negative. Along the effect: that of the share that leaks. Means over genes with an error, the second and, if
-        larger, the first weighted by squared predicted effects over errors.
+        of the estimate. In any direction: the square of `robust` less `observed`, less what it has by chance and what
+        errors allow for, which may be negative. Along the effect: that of the share that leaks. Means over genes with
+        an error, the second and, if larger, the first weighted by squared predicted effects over errors.
+    p_any_made, p_share_made
+        P-values of the same tests of `robust` as it was made, where that is with other predictions than the model's;
+        NaN where it is not.
     """
 
     leak: NDArray[np.float32]
@@ -94,6 +97,8 @@ class Leaks:
     share_df: FloatArray
     excess: FloatArray
     excess_share: FloatArray
+    p_any_made: FloatArray
+    p_share_made: FloatArray
 
     def take(self, treatments: IntArray, strata: IntArray) -> Leaks:
         """The same for some treatments and strata."""
@@ -103,9 +108,7 @@ class Leaks:
     @property
     def p_share(self) -> FloatArray:
         """Two-sided p-value that no share of the predicted effect leaks, by a t-test."""
-        known = self.share_error > _ROUNDING
-        t = np.divide(self.share, self.share_error, out=np.full_like(self.share, np.nan), where=known)
-        return 2.0 * special.stdtr(self.share_df, -np.abs(t))
+        return _p_share(self.share, self.share_error, self.share_df)
 
     @property
     def p_value(self) -> FloatArray:
@@ -117,16 +120,25 @@ class Leaks:
 
     def harmful(self, alpha: float) -> NDArray[np.bool_]:
         """Rows in which a leak is found at a level, and what was found is large enough to matter for intervals."""
-        p_any, p_share = self.p_any, self.p_share
+        of_model = np.isnan(self.p_any_made)
+        p_any = np.where(of_model, self.p_any, self.p_any_made)
+        p_share = np.where(of_model, self.p_share, self.p_share_made)
         n_tests = np.isfinite(p_any).astype(np.int64) + np.isfinite(p_share)
         in_any_direction = (n_tests * p_any <= alpha) & (self.excess >= TOLERATED)
         return in_any_direction | ((n_tests * p_share <= alpha) & (self.excess_share >= TOLERATED))
 
 
-def measure_leak(sums: EffectSums, moments: Moments, average: StratumAverage, std_error: FloatArray) -> Leaks:
+def measure_leak(
+    sums: EffectSums,
+    moments: Moments,
+    average: StratumAverage,
+    std_error: FloatArray,
+    made: tuple[EffectSums, Moments] | None = None,
+) -> Leaks:
     """Leak of one treatment, arrays without the leading axis of treatments.
 
-    `std_error` is that of the estimate, ``(n_reported, n_genes)``, NaN where there is none.
+    `std_error` is that of the estimate, ``(n_reported, n_genes)``, NaN where there is none; `made` are sums and moments
+    with the predictions of `robust`, where these are not the model's.
 
     Raises
     ------
@@ -149,6 +161,12 @@ def measure_leak(sums: EffectSums, moments: Moments, average: StratumAverage, st
     if sums.with_reference:
         reference, reference_error, _ = _difference(sums, moments, average, *differences[1], of_differences[1:])
     tests = _joint_tests(sums, moments, average, null, under_null)
+    if made is None:
+        unknown = np.full(average.n_reported, np.nan)
+        use = {"p_any_made": unknown, "p_share_made": unknown}
+        use |= _excess(sums, as_made, moments, average, std_error, under_null, tests)
+    else:
+        use = _use(*made, average, std_error)
     return Leaks(
         leak=leak.astype(np.float32),
         leak_error=leak_error.astype(np.float32),
@@ -156,8 +174,19 @@ def measure_leak(sums: EffectSums, moments: Moments, average: StratumAverage, st
         leak_reference_error=reference_error.astype(np.float32),
         df=df,
         **tests,
-        **_excess(sums, as_made, moments, average, std_error, under_null, tests),
+        **use,
     )
+
+
+def _use(sums: EffectSums, as_made: Moments, average: StratumAverage, std_error: FloatArray) -> dict[str, FloatArray]:
+    """Tests and size of the bias of `robust` made with other predictions than the model's: entries of `Leaks`."""
+    moments = replace(as_made, trust=np.ones_like(as_made.trust))
+    null = _uncentred(moments, _bias_influence(moments))
+    under_null = average.by_cluster(sums, influence_totals(sums, moments, null)[0])
+    tests = _joint_tests(sums, moments, average, null, under_null)
+    p_share = _p_share(tests["share"], tests["share_error"], tests["share_df"])
+    found = _excess(sums, as_made, moments, average, std_error, under_null, tests)
+    return {"p_any_made": tests["p_any"], "p_share_made": p_share, **found}
 
 
 def _excess(
@@ -179,8 +208,9 @@ def _excess(
     variance = average.cell_variance(as_made, _bias_influence(as_made))[0]
     if sums.groups.clustered:
         of_cells = average.cell_variance(published, _bias_influence(published))[0]
-        of_clusters = cluster_variance_of(under_null, average.n_clusters(sums))
+        of_clusters = cluster_variance_of(under_null, average.effective_clusters(sums))
         variance *= np.divide(of_clusters, of_cells, out=np.ones_like(variance), where=of_cells > 0)
+    variance += average.unexpected_variance(as_made)
     known = (std_error > 0) & np.isfinite(bias)
     precision = np.divide(1.0, std_error**2, out=np.zeros_like(bias), where=known)
     in_errors = np.where(known, bias**2 - variance, 0.0) * precision
@@ -196,6 +226,12 @@ def _excess(
         share = np.maximum(tests["share"] ** 2 - tests["share_error"] ** 2, 0.0) * passed**2
         along = share * _weighted_mean(predicted**2 * precision, weight)
     return {"excess": excess, "excess_share": along}
+
+
+def _p_share(share: FloatArray, error: FloatArray, df: FloatArray) -> FloatArray:
+    known = error > _ROUNDING
+    t = np.divide(share, error, out=np.full_like(share, np.nan), where=known)
+    return np.asarray(2.0 * special.stdtr(df, -np.abs(t)))
 
 
 def _point_bias(moments: Moments) -> FloatArray:
@@ -226,9 +262,9 @@ def _difference(
     estimate = average.mean(effect)
     df: FloatArray
     if totals:
-        n_clusters = average.n_clusters(sums)
-        variance = cluster_variance_of(totals[0], n_clusters)
-        df = np.asarray(n_clusters - 1.0, dtype=np.float64)
+        effective = average.effective_clusters(sums)
+        variance = cluster_variance_of(totals[0], effective)
+        df = effective - 1.0
     else:
         variance, by_gene = average.cell_variance(moments, influence)
         df = np.asarray(np.where(np.isfinite(by_gene), by_gene, np.inf).min(axis=1, initial=np.inf))
@@ -270,7 +306,7 @@ def _joint_tests(
     centring = influence.intercept + average.heterogeneity(effect)[:, None] - null.intercept
     variance, _ = average.cell_variance(moments, influence)
     precision = 1.0 / _prediction_variance(moments, average)
-    n_clusters = average.n_clusters(sums)
+    n_clusters, effective = average.n_clusters(sums), average.effective_clusters(sums)
     varies = variance > 0
     # Direction in which a leak would push. Predicted by all cells, it is uncorrelated with differences between arms.
     shift = np.where(varies, average.mean(estimates.plugin), 0.0) if sums.with_reference else np.zeros_like(bias)
@@ -289,10 +325,10 @@ def _joint_tests(
             tests["dispersion"][row] = np.mean(bias[row, varies[row]] ** 2 / variance[row, varies[row]])
         if weight[row].any():
             norm = weight[row] @ shift[row]
-            spread = (brought[row] ** 2).sum() * small_sample_factor(n_clusters[row])
+            spread = (brought[row] ** 2).sum() * small_sample_factor(effective[row])
             tests["share"][row] = -(weight[row] @ bias[row]) / norm
             tests["share_error"][row] = np.sqrt(spread) / norm
-            tests["share_df"][row] = n_clusters[row] - 1.0
+            tests["share_df"][row] = effective[row] - 1.0
     return tests
 
 

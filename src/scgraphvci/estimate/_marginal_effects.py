@@ -11,9 +11,15 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from scgraphvci.estimate._accumulate import ARM, OUTCOME, REFERENCE, EffectSums, FloatArray, IntArray, membership
-from scgraphvci.estimate._average import StratumAverage, cluster_variance_of, clusters_of_smaller_arm
+from scgraphvci.estimate._average import (
+    StratumAverage,
+    cluster_variance_of,
+    clusters_of_smaller_arm,
+    effective_clusters,
+)
 from scgraphvci.estimate._bands import InfluenceTotals, JointLevels, joint_levels
 from scgraphvci.estimate._estimands import Estimand, compared, error_totals, error_variance
+from scgraphvci.estimate._guarded import GuardedSums
 from scgraphvci.estimate._influence import Estimator, Moments, stratum_moments
 from scgraphvci.estimate._leak import Leaks, measure_leak
 from scgraphvci.estimate._multiplicity import Adjustment
@@ -29,7 +35,7 @@ _RESOLUTION = 1e-7  # of float32, relative: an outcome that varies less is const
 
 
 def marginal_effects(
-    sums: Iterable[tuple[str, EffectSums]],
+    sums: Iterable[tuple[str, EffectSums | GuardedSums]],
     *,
     strata: pd.DataFrame,
     genes: Sequence[str] | pd.Index,
@@ -44,6 +50,7 @@ def marginal_effects(
     p_adjust: EffectAdjustment | None = "fdr_bh",
     max_leak: float = 0.0,
     arm_variance: float = 0.0,
+    concentrated: ArrayLike | None = None,
     keep_influence: bool | Literal["float64", "bands"] = True,
     params: Mapping[str, Any] | None = None,
 ) -> MarginalEffects:
@@ -56,7 +63,8 @@ def marginal_effects(
     Parameters
     ----------
     sums
-        Pairs of treatment name and its sums. Taken one at a time, so a generator need hold one only.
+        Pairs of treatment name and its sums. Taken one at a time, so a generator need hold one only. With
+        `GuardedSums`, `robust` is made with other predictions than the model's, and its errors hold what these bring.
     strata
         Reported strata: one row each, one column per stratum key.
     genes
@@ -93,8 +101,12 @@ def marginal_effects(
         test whether the effect exceeds that bound. Needs a reference.
     arm_variance
         How far the latents of a stratum's arms lie apart beyond chance, in units of the variance within arms. `robust`
-        makes the share ``v / (v + arm_variance)`` of Eq. 4's correction, with ``v = 1 / n_arm - 1 / n_stratum``: the
-        more cells an arm has, the less of a difference between predictions is due to the cells drawn.
+        makes the share ``v / (v + f * arm_variance)`` of Eq. 4's correction, with ``v = 1 / n_arm - 1 / n_stratum`` and
+        `f` about 1 (see `concentrated`): the more cells an arm has, the less of a difference between predictions is due
+        to the cells drawn.
+    concentrated
+        Sum over the arms of each stratum of their squared shares of its cells, ``(n_strata,)``: f is 1 plus that, less
+        twice the arm's own share. If None, cells in neither arm are taken to be of many small arms.
     keep_influence
         Keep the influence totals of every cluster (or of 50 random blocks of cells) in the result, float32, for joint
         bands, Romano-Wolf p-values, contrasts and pooling: ``(n_treatments, n_strata, n_clusters, n_genes)``.
@@ -137,10 +149,15 @@ def marginal_effects(
     names: list[str] = []
     rows, leaks, influence, bands = Stack(), Stack(), Stack(), Stack()
     independent = False
-    for name, treatment_sums in sums:
-        codes = _reported_codes(treatment_sums, reported, strata, genes, with_reference=reference is not None)
+    squared_shares = None if concentrated is None else np.asarray(concentrated, dtype=np.float64)
+    for name, given in sums:
+        model_sums = given.model if isinstance(given, GuardedSums) else given
+        codes = _reported_codes(model_sums, reported, strata, genes, with_reference=reference is not None)
         names.append(name)
-        moments = stratum_moments(treatment_sums, arm_variance)
+        of_model = stratum_moments(model_sums, arm_variance, squared_shares)
+        treatment_sums, moments, made = model_sums, of_model, None
+        if isinstance(given, GuardedSums):
+            treatment_sums, moments = made = given.made, given.moments(of_model, arm_variance, squared_shares)
         average = StratumAverage.of(moments, codes, len(strata))
         groups, totals = treatment_sums.groups, None
         if estimator != "plugin" and (groups.clustered or (keep_influence and groups.cluster is not None)):
@@ -158,13 +175,13 @@ def marginal_effects(
                 influence.add(kept)
         del totals
         if groups.cluster is not None:
-            leak = measure_leak(treatment_sums, moments, average, row.std_error)
+            leak = measure_leak(model_sums, of_model, average, row.std_error, made)
             if estimator == "robust":
                 row.status[(row.status == "ok") & leak.harmful(alpha)] = "leak_detected"
             leaks.add(vars(leak))
         skewed = min_counts > 0 and estimator != "plugin" and estimand == "difference" and not groups.clustered
         rows.add(vars(row) | ({"third_cumulant": third_cumulant(moments, average, estimator)} if skewed else {}))
-        del treatment_sums, moments, groups  # before the next sums are made
+        del given, model_sums, treatment_sums, of_model, moments, made, groups  # before the next sums are made
     if not names:
         msg = "No treatment to estimate an effect of. Give at least one pair of name and sums."
         raise ValueError(msg)
@@ -229,9 +246,17 @@ def _estimate(
     variance, df = np.full_like(averaged.plugin, np.nan), np.full((n_reported, 1), np.nan)
     if sums.groups.clustered and totals is not None:
         n_clusters = average.n_clusters(sums)
-        variance, df = cluster_variance_of(totals, n_clusters), (n_clusters - 1.0)[:, None]
+        effective = average.effective_clusters(sums)
+        variance, df = cluster_variance_of(totals, effective), (effective - 1.0)[:, None]
     elif estimator != "plugin":
         variance, df = error_variance(moments, average, estimator, estimand, pseudocount)
+
+    if estimator == "robust" and moments.unexpected is not None:
+        unexpected = average.unexpected_variance(moments)
+        if totals is not None:  # scaled, so that bands, contrasts and averages hold it, too
+            relative = np.divide(unexpected, variance, out=np.zeros_like(variance), where=variance > 0)
+            totals *= np.sqrt(1 + relative)[:, None]
+        variance = variance + unexpected
 
     clusters = n_clusters if sums.groups.clustered and estimator != "plugin" else None
     status = status_of(n_used, n_all, average.covered, clusters, min_cells, with_reference=sums.with_reference)
@@ -282,7 +307,7 @@ def _expected_counts(sums: EffectSums, moments: Moments, average: StratumAverage
 
 def _levels(kept: dict[str, NDArray[Any]], row: _Rows, alpha: float, *, independent: bool) -> dict[str, NDArray[Any]]:
     """Levels of joint bands of one treatment, and how they were found."""
-    one = InfluenceTotals(kept["total"][None], kept["n_clusters"][None], independent)
+    one = InfluenceTotals(kept["total"][None], kept["n_clusters"][None], kept["effective"][None], independent)
     found = joint_levels(one, (row.std_error > 0)[None], alpha)
     return {"level": found.level[0], "method": found.method[0]}
 
@@ -293,7 +318,9 @@ def _kept(
     """Entries of the influence totals of one treatment."""
     cells = average.cells(sums)
     n_clusters = clusters_of_smaller_arm(cells, with_reference=sums.with_reference)
-    kept = {"total": totals, "n_clusters": n_clusters, "cells": cells}
+    independent = sums.groups.independent
+    effective = effective_clusters(cells, with_reference=sums.with_reference, independent=independent)
+    kept = {"total": totals, "n_clusters": n_clusters, "effective": effective, "cells": cells}
     return kept if sums.groups.clustered else kept | {"variance": variance, "df": df}
 
 

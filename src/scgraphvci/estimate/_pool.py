@@ -24,7 +24,12 @@ from scipy import sparse, special
 from scipy.sparse.csgraph import connected_components
 
 from scgraphvci.estimate._accumulate import ARM, REFERENCE, BoolArray, FloatArray, IntArray, membership
-from scgraphvci.estimate._average import StratumAverage, cluster_variance_of, clusters_of_smaller_arm
+from scgraphvci.estimate._average import (
+    StratumAverage,
+    cluster_variance_of,
+    clusters_of_smaller_arm,
+    effective_clusters,
+)
 from scgraphvci.estimate._bands import InfluenceTotals
 from scgraphvci.estimate._leak import TOLERATED, sign_test
 from scgraphvci.estimate._stack import Stack
@@ -126,8 +131,10 @@ def _pool_influence(
     pooled = (average.weight @ total.reshape(len(total), -1)).reshape(-1, *total.shape[1:])
     used = (cells * average.used[:, None, None]).reshape(len(cells), -1)
     cells = (membership(average.reported, average.n_reported) @ used).reshape(-1, *cells.shape[1:])
+    with_reference = effects.params["reference"] is not None
     kept: dict[str, NDArray[Any]] = {
-        "n_clusters": clusters_of_smaller_arm(cells, with_reference=effects.params["reference"] is not None),
+        "n_clusters": clusters_of_smaller_arm(cells, with_reference=with_reference),
+        "effective": effective_clusters(cells, with_reference=with_reference, independent=influence.independent),
         "cells": cells,
     }
     if influence.variance is not None and influence.df is not None:
@@ -180,7 +187,8 @@ def _pool_rows(
     known = to_reported @ (~effects._without_error[t] & average.used[:, None]).astype(np.int64) > 0
     has_error = (status == "ok")[:, None] & known
     if clustered:
-        variance, df = cluster_variance_of(kept["total"].astype(np.float64), n_clusters), (n_clusters - 1.0)[:, None]
+        effective = kept["effective"]
+        variance, df = cluster_variance_of(kept["total"].astype(np.float64), effective), (effective - 1.0)[:, None]
     else:
         variance, df = kept["variance"], kept["df"]
     std_error = np.where(has_error, np.sqrt(variance), np.nan)

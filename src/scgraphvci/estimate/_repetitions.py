@@ -26,7 +26,7 @@ from scgraphvci.estimate._leak import Leaks
 from scgraphvci.estimate._result import MarginalEffects
 
 _ERROR_OF = {"leak": "leak_error", "leak_reference": "leak_reference_error", "share": "share_error"}
-_P_VALUES = ("p_any", "p_fitted")
+_P_VALUES = ("p_any", "p_fitted", "p_any_made", "p_share_made")
 
 
 def median_effects(repetitions: Iterable[MarginalEffects]) -> MarginalEffects:
@@ -76,6 +76,11 @@ def median_effects(repetitions: Iterable[MarginalEffects]) -> MarginalEffects:
         "leaks": leaks,
         "influence": totals.scaled(estimates),
     }
+    if held[0].bands is not None:
+        level = _median([one.bands.level for one in held if one.bands is not None])
+        changes["bands"] = replace(held[0].bands, level=level)
+    if held[0].third_cumulant is not None:
+        changes["third_cumulant"] = _median([one.third_cumulant for one in held if one.third_cumulant is not None])
     return replace(held[0], **changes)
 
 
@@ -101,7 +106,7 @@ class _Totals:
             self.variances.append(influence.variance)
             self.dfs.append(influence.df)
         else:
-            self.variances.append(small_sample_factor(influence.n_clusters)[:, :, None] * square)
+            self.variances.append(small_sample_factor(influence.effective)[:, :, None] * square)
 
     def scaled(self, estimates: list[FloatArray]) -> InfluenceTotals | None:
         """Mean of the totals, with the error of the median; `None` if none were kept."""

@@ -171,12 +171,12 @@ class MarginalEffects:
     ) -> tuple[FloatArray, FloatArray, NDArray[np.object_]]:
         """Bands that hold all genes of a treatment and stratum together with probability ``1 - params["alpha"]``.
 
-        From 12 clusters on, the critical value is a quantile of the largest t statistic over genes, drawn by a
-        multiplier bootstrap: influence totals of whole clusters change their signs at random, and every draw is
+        From 12 clusters of like size on, the critical value is a quantile of the largest t statistic over genes, drawn
+        by a multiplier bootstrap: influence totals of whole clusters change their signs at random, and every draw is
         divided by its own standard error. Genes keep their correlation. Without clusters, 50 random blocks of cells
         take their place, and the critical value is applied at each gene's own degrees of freedom, though no more than
         the cells of the smaller arm less one: an estimate of them, as Welch's is, errs where the error is too small,
-        which counts far out. Below 12 clusters the bands are Bonferroni's.
+        which counts far out. Otherwise the bands are Bonferroni's.
 
         Means of counts are skewed, and bands around them miss to one side. With `min_counts` and independent cells the
         band of a difference reaches further on that side, by Hall's transformation (1992) with the third cumulant of

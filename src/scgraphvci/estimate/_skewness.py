@@ -67,10 +67,10 @@ def reach(quantile: FloatArray, skewness: FloatArray) -> tuple[FloatArray, Float
     >>> below.round(2).tolist(), above.round(2).tolist()
     ([3.3], [3.9])
     """
-    size = np.abs(skewness)
+    # With more skewness the cubic is flat where it is to be inverted, and its inverse says nothing.
+    size = np.minimum(np.abs(skewness), 3 * (np.sqrt(quantile**2 + 2 / 3) - quantile))
     known = size > np.finfo(np.float32).eps
     safe = np.where(known, size, 1.0)
-    # Beyond -3 / skewness the cubic is flat, and its inverse says nothing.
     cube = np.maximum(1 - safe * (quantile + safe / 6), 0.0)
     further = np.where(known, np.maximum(3 / safe * (1 - np.cbrt(cube)), quantile), quantile)
     return np.where(skewness < 0, further, quantile), np.where(skewness > 0, further, quantile)

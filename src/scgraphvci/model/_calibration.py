@@ -54,9 +54,11 @@ class CalibrationMixin(_Base):
 
         Parameters
         ----------
-        groupby, cluster_key, min_cells, alpha, leak_guard
-            As in :meth:`marginal_effect`: calibrate what you use. The guard is that of the screen: how far mean latents
-            lie apart is measured on its treatments, and the share of the correction follows from the cells compared.
+        groupby, cluster_key, min_cells, alpha
+            As in :meth:`marginal_effect`.
+        leak_guard
+            The guard by "share", or none. It is that of the screen: how far mean latents lie apart is measured on its
+            treatments, and the share of the correction follows from the cells compared.
         guide_key
             Column of `obs` with the guide of each cell; random halves if None.
         guides
@@ -98,7 +100,7 @@ class CalibrationMixin(_Base):
         strata, reported = coarsen_strata(cells.strata, [groupby] if isinstance(groupby, str) else groupby)
         check_clusters(cluster_key, cluster, strata, reported[stratum])
         screen = [Predictor(self, adata, np.arange(cells.cell.size))]
-        arm_variance = self._arm_variance(screen, cells, batch_size) if leak_guard else 0.0
+        arm_variance = self._guard(screen, cells, "share", batch_size).arm_variance if leak_guard else 0.0
         results = {
             estimator: marginal_effects(
                 self._calibration_sums(adata, cells.cell[chosen], groups, group, arms, batch_size),

@@ -12,9 +12,13 @@ import torch
 
 from scgraphvci._constants import KEYS
 from scgraphvci.data import TreatmentTable
+from scgraphvci.data._fields import stratum_levels
 from scgraphvci.data._read import require_column
 from scgraphvci.estimate import EffectSums, Groups, MarginalEffects, coarsen_strata, marginal_effects, median_effects
-from scgraphvci.estimate._arm_variance import ArmVariance
+from scgraphvci.estimate._accumulate import ARM, N_ROLES, REFERENCE
+from scgraphvci.estimate._arm_variance import ArmVariance, concentration
+from scgraphvci.estimate._cell_states import CellStates, ConditionPredictions, StatePredictions
+from scgraphvci.estimate._guarded import GuardedSums
 from scgraphvci.estimate._marginal_effects import check_request
 from scgraphvci.model._calibration import CalibrationMixin, condition_code, fewest_counts
 from scgraphvci.model._checks import check_clusters, warn_of_few_clusters
@@ -39,6 +43,8 @@ if TYPE_CHECKING:
     from scgraphvci.estimate._influence import Estimator
     from scgraphvci.estimate._marginal_effects import EffectAdjustment
 
+LeakGuard = bool | Literal["states", "share"]
+
 MAX_SUMS_BYTES = 1_000_000_000  # sums of as many treatments as fit are gathered in one pass over the cells
 
 MAX_CELL_INFLUENCE_BYTES = 4_000_000_000
@@ -55,6 +61,29 @@ class _Cells(NamedTuple):
     cluster: np.ndarray | None
     strata: pd.DataFrame
     table: TreatmentTable
+
+
+class _Guard(NamedTuple):
+    """What keeps leaks out of Eq. 4.
+
+    Attributes
+    ----------
+    states
+        Predictions from states of cells; `None` if the guard is by share alone.
+    arm_variance, concentrated
+        For the share of the model's correction, where there are no predictions from states.
+    """
+
+    states: StatePredictions | None = None
+    arm_variance: float = 0.0
+    concentrated: np.ndarray | None = None
+
+    @property
+    def name(self) -> LeakGuard:
+        """Value of `leak_guard` that asks for it."""
+        if self.states is not None:
+            return "states"
+        return False if self.concentrated is None else "share"
 
 
 class EffectsMixin(CalibrationMixin):
@@ -77,7 +106,7 @@ class EffectsMixin(CalibrationMixin):
         alpha: float = 0.05,
         p_adjust: EffectAdjustment | None = "fdr_bh",
         max_leak: float = 0.0,
-        leak_guard: bool = True,
+        leak_guard: LeakGuard = True,
         keep_influence: bool | Literal["float64", "bands", "cells"] = True,
         cross_fit: int = 0,
         n_repeats: int = 1,
@@ -131,10 +160,16 @@ class EffectsMixin(CalibrationMixin):
             Share of a treatment's predicted effect that may leak into the predictions of cells that received it: the
             intervals of "robust" then hold the truth for every leak up to it. 0.05 allows for 5 %.
         leak_guard
-            Make only the share of Eq. 4's correction that chance explains: mean latents of a stratum's arms should
-            differ only by the cells drawn, and how far they differ beyond that over the whole screen
-            (``params["arm_variance"]``) tells how much of a correction is a leak. With many cells in an arm "robust"
-            then comes near "observed". False gives Eq. 4 as published.
+            Keep out of Eq. 4's correction what predictions know of the treatment received. True is "share": only the
+            share of the correction is made that chance explains. Mean latents of a stratum's arms should differ only by
+            the cells drawn, and how far they differ beyond that over the whole screen (``params["arm_variance"]``)
+            tells how much of a correction is a leak. With many cells in an arm "robust" then comes near "observed".
+            "states", for log1p expression, tells cells from leaks by genes: Eq. 4 corrects along what moves together
+            within arms (outcomes regressed on the latents), weighing genes by how little they respond to the treatment
+            in other strata, and errors hold what responses that differ between strata add. Treatments that cells of one
+            stratum alone received keep the guard by share, and so do all without such strata. It gains more, and fails
+            where a treatment moves cells as their states do (see the estimands guide). False gives Eq. 4 as published.
+            ``params["leak_guard"]`` of the result is what was used: "states", "share" or False.
         keep_influence
             Keep influence totals in the result (float32, treatments x strata x clusters x genes; without `cluster_key`
             50 random blocks of cells for clusters), for joint bands, Romano-Wolf p-values, contrasts and pooling.
@@ -204,6 +239,7 @@ class EffectsMixin(CalibrationMixin):
             )
             raise ValueError(msg)
         least_counts = fewest_counts(self.module.likelihood) if min_counts is None else min_counts
+        self._check_guard(leak_guard)
         check_request(
             estimator, reference, estimand, pseudocount, min_cells, least_counts, alpha, p_adjust, max_leak,
             kept,
@@ -213,8 +249,9 @@ class EffectsMixin(CalibrationMixin):
         left_out: list[str] = []
 
         def estimate(predictors: list[Predictor]) -> MarginalEffects:
+            guard = self._guard(predictors, cells, leak_guard, batch_size)
             return marginal_effects(
-                self._effect_sums(predictors, cells, names, reference, dose, batch_size),
+                self._effect_sums(predictors, cells, names, reference, dose, batch_size, guard.states),
                 strata=strata,
                 genes=self._model_genes(),
                 reported=reported,
@@ -227,7 +264,8 @@ class EffectsMixin(CalibrationMixin):
                 alpha=alpha,
                 p_adjust=p_adjust,
                 max_leak=max_leak,
-                arm_variance=self._arm_variance(predictors, cells, batch_size) if leak_guard else 0.0,
+                arm_variance=guard.arm_variance,
+                concentrated=guard.concentrated,
                 keep_influence=kept,
                 params={
                     "perturbation_key": self.registry["setup_args"]["perturbation_key"],
@@ -236,6 +274,7 @@ class EffectsMixin(CalibrationMixin):
                     "cells": _fingerprint(self._table(adata).obs_names[cells.cell]),
                     "scale": scale,
                     "doses": self._doses(names, dose),
+                    "leak_guard": guard.name,
                     "pooled": pooled,
                     "cross_fit": cross_fit,
                     "n_repeats": n_repeats,
@@ -263,17 +302,50 @@ class EffectsMixin(CalibrationMixin):
         warn_of_few_clusters(effects)
         return effects
 
+    def _check_guard(self, leak_guard: LeakGuard) -> None:
+        if leak_guard not in (True, False, "states", "share"):
+            msg = f"Unknown `leak_guard` {leak_guard!r}. Choose one of True, False, 'states', 'share'."
+            raise ValueError(msg)
+        if leak_guard == "states" and is_count(self.module.likelihood):
+            msg = (
+                f"leak_guard='states' is for log1p expression, and this model's likelihood is "
+                f"{self.module.likelihood!r}: the variance of counts within arms depends on their mean. Choose 'share'."
+            )
+            raise ValueError(msg)
+
     @torch.inference_mode()
-    def _arm_variance(self, predictors: list[Predictor], cells: _Cells, batch_size: int | None) -> float:
-        """How far mean latents of a stratum's arms lie apart beyond chance, averaged over predictors by their cells."""
+    def _guard(
+        self, predictors: list[Predictor], cells: _Cells, leak_guard: LeakGuard, batch_size: int | None
+    ) -> _Guard:
+        """Learn the guard in one pass over the cells.
+
+        The variance between arms is averaged over predictors by their cells. Latents of several predictors mean
+        different things: each has columns of its own, 0 for cells of others.
+        """
+        if leak_guard is False:
+            return _Guard()
         stratum = cells.groups.stratum[cells.group]
+        factors = cells.strata.apply(lambda column: pd.factorize(column)[0])
+        levels = factors.to_numpy().reshape(cells.groups.n_strata, -1)  # of a single stratum, no columns
+        by_states = leak_guard == "states"
+        states = CellStates(stratum, cells.condition, levels)
         found = []
-        for predictor in predictors:
+        for k, predictor in enumerate(predictors):
             arms = ArmVariance(stratum[predictor.position], cells.condition[predictor.position])
             for encoded in predictor.model._encoded(predictor.adata, cells.cell[predictor.position], batch_size):
-                arms.update(encoded.qz.mean.cpu().numpy(), encoded.position)
+                latent = encoded.qz.mean.cpu().numpy()
+                arms.update(latent, encoded.position)
+                if by_states:
+                    columns = np.zeros((len(latent), len(predictors), latent.shape[1]), dtype=latent.dtype)
+                    columns[:, k] = latent
+                    outcome = predictor.scale * encoded.batch["outcome"].cpu().numpy()
+                    states.update(outcome, columns.reshape(len(latent), -1), predictor.position[encoded.position])
             found.append(arms.estimate())
-        return float(np.average(found, weights=[len(predictor.position) for predictor in predictors]))
+        arm_variance = float(np.average(found, weights=[len(predictor.position) for predictor in predictors]))
+        predictions = states.fit() if by_states else None
+        if predictions is not None and not predictions.n_known:
+            predictions = None
+        return _Guard(predictions, arm_variance, concentration(stratum, cells.condition, cells.groups.n_strata))
 
     def _doses(self, names: list[str], dose: Dose) -> dict[str, str]:
         """Dose of each treatment as text; nothing for a screen without doses."""
@@ -302,7 +374,7 @@ class EffectsMixin(CalibrationMixin):
         codes = np.asarray(state["strata"])
         columns = {
             key: np.asarray(levels, dtype=object)[codes[:, j]]
-            for j, (key, levels) in enumerate(state["levels"].items())
+            for j, (key, levels) in enumerate(stratum_levels(state).items())
         }
         frame = pd.DataFrame(columns, index=pd.RangeIndex(len(codes)))
         stratum = np.asarray(manager.get_from_registry(KEYS.STRATUM)).ravel().astype(np.int64)[index]
@@ -352,8 +424,9 @@ class EffectsMixin(CalibrationMixin):
         reference: str | None,
         dose: Dose,
         batch_size: int | None,
-    ) -> Iterator[tuple[str, EffectSums]]:
-        """Sums for each treatment, for as many at a time as memory allows."""
+        states: StatePredictions | None = None,
+    ) -> Iterator[tuple[str, EffectSums | GuardedSums]]:
+        """Sums for each treatment, for as many at a time as memory allows; with predictions from states if given."""
         n_genes = self.summary_stats["n_vars"]
         doses: dict[str, Dose] = dict.fromkeys(names, dose)
         if reference is not None:
@@ -361,18 +434,33 @@ class EffectsMixin(CalibrationMixin):
         if self.treatments.max_dose is not None:  # models of folds have usual doses of their own
             doses = {name: self._usual_dose(name) if one is None else one for name, one in doses.items()}
         size = 8 * n_genes * 3 * (3 * cells.groups.n_groups + 6 * cells.groups.n_strata)
-        chunk = max(1, MAX_SUMS_BYTES // size)
+        chunk = max(1, MAX_SUMS_BYTES // (size if states is None else 2 * size))
         copies = Copies(cells.cell.size)
         for start in range(0, len(names), chunk):
-            sums = {
-                name: EffectSums(cells.groups, n_genes, with_reference=reference is not None)
-                for name in names[start : start + chunk]
-            }
+            here = names[start : start + chunk]
+            sums = {name: EffectSums(cells.groups, n_genes, with_reference=reference is not None) for name in here}
+            of_states = None if states is None else self._of_states(states, cells, here, doses, reference)
+            seen = None if start else copies
             for predictor in predictors:
-                self._gather(predictor, cells, sums, doses, reference, batch_size, None if start else copies)
+                self._gather(predictor, cells, sums, doses, reference, batch_size, seen, of_states)
             if not start:
                 copies.warn(cells.cluster)
-            yield from sums.items()
+            yield from sums.items() if of_states is None else of_states.with_model(sums)
+
+    def _of_states(
+        self,
+        states: StatePredictions,
+        cells: _Cells,
+        names: list[str],
+        doses: dict[str, Dose],
+        reference: str | None,
+    ) -> _StateSums:
+        """Predictions from states for some treatments and the reference, and sums for them."""
+        wanted = [*names, *([] if reference is None else [reference])]
+        by_name = {name: states.of(condition_code(cells.table, self._vector(name, doses[name]))) for name in wanted}
+        n_genes, with_reference = self.summary_stats["n_vars"], reference is not None
+        made = {name: EffectSums(cells.groups, n_genes, with_reference=with_reference) for name in names}
+        return _StateSums(by_name, reference, made)
 
     @torch.inference_mode()
     def _gather(
@@ -384,6 +472,7 @@ class EffectsMixin(CalibrationMixin):
         reference: str | None,
         batch_size: int | None,
         copies: Copies | None,
+        of_states: _StateSums | None,
     ) -> None:
         """Add the cells of a predictor to the sums of some treatments, and to the copies if asked to, in one pass."""
         arm = {name: condition_code(cells.table, self._vector(name, dose)) for name, dose in doses.items()}
@@ -395,13 +484,46 @@ class EffectsMixin(CalibrationMixin):
             if copies is not None:
                 copies.update(encoded.batch["outcome"].cpu().numpy(), here)
             condition, group = cells.condition[here], cells.group[here]
-            baseline = in_reference = None
+            baseline = in_reference = made_baseline = None
             if reference is not None:
                 baseline = scale * model._counterfactual_mean(encoded, vectors[reference])
                 in_reference = condition == arm[reference]
+                if of_states is not None:
+                    made_baseline = of_states.predict(reference, outcome, here, baseline)
             for name, total in sums.items():
                 predicted = scale * model._counterfactual_mean(encoded, vectors[name])
-                total.update(outcome, predicted, baseline, condition == arm[name], in_reference, group)
+                in_arm = condition == arm[name]
+                total.update(outcome, predicted, baseline, in_arm, in_reference, group)
+                if of_states is not None:
+                    made = of_states.predict(name, outcome, here, predicted)
+                    of_states.sums[name].update(outcome, made, made_baseline, in_arm, in_reference, group)
+
+
+class _StateSums(NamedTuple):
+    """Predictions from states of cells, and sums with them, for some treatments."""
+
+    by_name: dict[str, ConditionPredictions]
+    reference: str | None
+    sums: dict[str, EffectSums]
+
+    def predict(self, name: str, outcome: np.ndarray, cells: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
+        """Predictions from states where they are known, `otherwise` elsewhere, ``(batch, n_genes)``."""
+        one = self.by_name[name]
+        known = one.known[one.stratum[cells]]
+        made = np.array(otherwise)
+        made[known] = one.predict(outcome[known], cells[known])
+        return made
+
+    def with_model(self, sums: dict[str, EffectSums]) -> Iterator[tuple[str, GuardedSums]]:
+        """Yield them beside sums with the model's predictions."""
+        for name, of_model in sums.items():
+            by_states = np.ones((of_model.groups.n_strata, N_ROLES), dtype=bool)
+            by_states[:, ARM] = self.by_name[name].known
+            unexpected = self.by_name[name].unexpected
+            if self.reference is not None:
+                by_states[:, REFERENCE] = self.by_name[self.reference].known
+                unexpected = unexpected + self.by_name[self.reference].unexpected
+            yield name, GuardedSums(of_model, self.sums[name], by_states, unexpected)
 
 
 def _check_repeats(n_repeats: int, cross_fit: int) -> None:

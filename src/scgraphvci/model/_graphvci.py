@@ -11,6 +11,7 @@ import pandas as pd
 from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
 
 from scgraphvci._constants import KEYS
+from scgraphvci.data._fields import stratum_levels
 from scgraphvci.model._checks import check_options, check_outcome
 from scgraphvci.model._effects import EffectsMixin
 from scgraphvci.model._predict import PredictionMixin
@@ -134,7 +135,7 @@ class GraphVCI(
             n_genes=n_genes,
             design=table.design,
             strata=np.asarray(strata["strata"]),
-            n_levels=[len(levels) for levels in strata["levels"].values()],
+            n_levels=[len(levels) for levels in stratum_levels(strata).values()],
             n_continuous=self.summary_stats.get("n_continuous_covariates", 0),
             edge_index=np.asarray(graph["edge_index"]) if graph else None,
             edge_weight=np.asarray(graph["edge_weight"]) if graph else None,

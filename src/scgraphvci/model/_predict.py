@@ -180,11 +180,9 @@ class PredictionMixin(UnseenMixin, EncodingMixin):
             torch.manual_seed((settings.seed or 0) if seed is None else seed)
             for encoded in self._encoded(adata, cells, batch_size):
                 n = len(encoded.cells)
-                vectors, levels = self._expand(target, n), encoded.batch["levels"]
-                response = self._unseen_response(target, levels)
                 relative = _relative_library(encoded, library)
                 for draw in draws:
-                    parameters = self.module.decode(encoded.qz.sample(), vectors, levels, encoded.genes, response)
+                    parameters = self._decode(encoded.qz.sample(), encoded, target)
                     outcome = self.module.outcome_distribution(parameters, relative).sample()
                     draw[position : position + n] = outcome.cpu().numpy()
                 position += n
@@ -263,10 +261,15 @@ class PredictionMixin(UnseenMixin, EncodingMixin):
     @torch.inference_mode()
     def _counterfactual_mean(self, encoded: EncodedBatch, target: Target, library: Library = "standard") -> np.ndarray:
         """Counterfactual means at the posterior mean of the latent, shape ``(n_cells, n_genes)``."""
-        latent, levels = encoded.qz.mean, encoded.batch["levels"]
-        vectors, response = self._expand(target, latent.shape[0]), self._unseen_response(target, levels)
-        mean = self.module.mean(self.module.decode(latent, vectors, levels, encoded.genes, response))
+        mean = self.module.mean(self._decode(encoded.qz.mean, encoded, target))
         return (mean * _relative_library(encoded, library)).cpu().numpy()
+
+    def _decode(self, latent: Tensor, encoded: EncodedBatch, target: Target) -> list[Tensor]:
+        """Parameters of the counterfactual outcome."""
+        levels = encoded.batch["levels"]
+        arguments = (latent, self._expand(target, len(latent)), levels, encoded.genes)
+        response = self._unseen_response(target, levels)
+        return self.module.decode(*arguments) if response is None else self.module.decode(*arguments, response)
 
     def _individuality(self, cells: np.ndarray) -> float:
         """Variance of reconstructions within strata and treatments, relative to the data's; NaN if they have none."""

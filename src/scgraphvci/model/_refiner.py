@@ -12,6 +12,7 @@ from scvi import settings as scvi_settings
 from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
 
 from scgraphvci._constants import KEYS
+from scgraphvci.data._fields import stratum_levels
 from scgraphvci.data._refine_statistics import refine_statistics
 from scgraphvci.model._refiner_setup import RefinerSetupMixin
 from scgraphvci.model._saving import SafeSavingMixin
@@ -134,7 +135,7 @@ class GRNRefiner(SafeSavingMixin, SummaryMixin, RefinerSetupMixin, UnsupervisedT
             sources=sources,
             pairs=pairs,
             strata=np.asarray(strata["strata"]),
-            n_levels=[len(levels) for levels in strata["levels"].values()],
+            n_levels=[len(levels) for levels in stratum_levels(strata).values()],
             features=n_features if graph["features"] is None else graph["features"],
             **settings,
         )

@@ -23,6 +23,7 @@ from scgraphvci.data import (
     TreatmentField,
     TreatmentTable,
 )
+from scgraphvci.data._fields import stratum_levels
 from scgraphvci.data._read import modality as modality_of
 from scgraphvci.data._rows import by_rows
 from scgraphvci.train._loader import ScreenDataset
@@ -244,7 +245,7 @@ def _warn_without_control(manager: AnnDataManager) -> None:
     if lacking.size == 0:
         return
     state = manager.get_state_registry(KEYS.STRATUM)
-    codes, levels = np.asarray(state["strata"])[lacking], list(state["levels"].values())
+    codes, levels = np.asarray(state["strata"])[lacking], list(stratum_levels(state).values())
     names = [", ".join(level[code] for level, code in zip(levels, row, strict=True)) for row in codes[:10]]
     msg = (
         f"{lacking.size} strata have no control cells outside the held-out ones: {'; '.join(names)}. Their effects "
