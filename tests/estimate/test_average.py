@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
-from scgraphvci.estimate import EffectSums, Groups
-from scgraphvci.estimate._average import StratumAverage, cluster_variance_of
+from scgraphvci.estimate import EffectSums, Groups, marginal_effects
+from scgraphvci.estimate._average import StratumAverage, cluster_variance_of, effective_clusters
 from scgraphvci.estimate._influence import influence_function, point_estimates, stratum_moments
 
 
@@ -158,3 +159,63 @@ def test_sums_without_clusters_are_refused(make_cells):
     average, moments, influence, effect = averaged(sums, [0, 1, 2])
     with pytest.raises(ValueError, match="no clusters"):
         cluster_variance(average, sums, moments, influence, effect)
+
+
+def test_strata_of_one_donor_each_are_summed_by_donor():
+    """As many groups as reported strata times donors, and yet a donor with two groups and one with none."""
+    rng = np.random.default_rng(0)
+    donor = np.array([0, 0, 1, 2, 0, 1, 2, 3])  # of each stratum; the last donor lacks the first reported stratum
+    stratum, arm = np.repeat(np.arange(8), 60), np.tile(np.arange(60) % 2, 8)
+    outcome = arm[:, None] * 2 * rng.normal(size=(4, 1))[donor[stratum]] + 0.3 * rng.normal(size=(480, 3))
+    variances = []
+    for code in (donor, np.where(donor == 3, 9, donor)):
+        groups, group = Groups.from_codes(stratum, code[stratum])
+        sums = EffectSums(groups, 3)
+        sums.update(outcome, np.zeros((480, 3)), np.zeros((480, 3)), arm == 1, arm == 0, group)
+        average, moments, influence, effect = averaged(sums, [0, 0, 0, 0, 1, 1, 1, 1])
+        totals = average.cluster_totals(sums, moments, influence, effect)
+        variances.append(cluster_variance_of(totals, average.effective_clusters(sums)))
+    np.testing.assert_allclose(*variances)
+    by_stratum = np.stack([
+        outcome[(stratum == x) & (arm == 1)].mean(axis=0) - outcome[(stratum == x) & (arm == 0)].mean(axis=0)
+        for x in range(8)
+    ])  # fmt: skip
+    total = [0.25 * (by_stratum[:2] - by_stratum[:4].mean(axis=0)).sum(axis=0)]
+    total += [0.25 * (by_stratum[x] - by_stratum[:4].mean(axis=0)) for x in (2, 3)]
+    effective = 1 / (0.5**2 + 0.25**2 + 0.25**2)
+    expected = effective / (effective - 1) * np.square(total).sum(axis=0)
+    np.testing.assert_allclose(variances[0][0], expected, rtol=1e-10)
+
+
+def test_effective_clusters_are_those_of_equal_size():
+    cells = np.zeros((2, 4, 3), dtype=int)
+    cells[0, :, 0], cells[0, :, 1] = 10, [10, 10, 10, 0]
+    cells[1, :, 0], cells[1, :, 1] = [5, 5, 60, 0], 20
+    found = effective_clusters(cells, with_reference=True, independent=False)
+    np.testing.assert_allclose(found, [3, 70**2 / (5**2 + 5**2 + 60**2)])
+    np.testing.assert_allclose(effective_clusters(cells, with_reference=False, independent=False)[0], 4)
+    np.testing.assert_array_equal(effective_clusters(cells, with_reference=True, independent=True), [3, 3])
+
+
+def test_intervals_and_bands_cover_with_donors_of_unequal_size():
+    """Six donors of 5 cells and six of 60, with donor effects in level and effect."""
+    rng = np.random.default_rng(0)
+    n_replicates, n_genes = 300, 20
+    donor = np.repeat(np.arange(12), [5] * 6 + [60] * 6)
+    n, sd = len(donor), np.sqrt(0.1 / 0.9)
+    stratum, arm = np.repeat(np.arange(n_replicates), n), np.tile(np.arange(n) % 2 == 0, n_replicates)
+    level, response = sd * rng.normal(size=(2, n_replicates * 12, n_genes))
+    here = stratum * 12 + np.tile(donor, n_replicates)
+    outcome = rng.normal(size=(len(stratum), n_genes)) + level[here] + arm[:, None] * response[here]
+    groups, group = Groups.from_codes(stratum, np.tile(donor, n_replicates))
+    sums = EffectSums(groups, n_genes)
+    zero = np.zeros_like(outcome)
+    sums.update(outcome, zero, zero, arm, ~arm, group)
+    effects = marginal_effects(
+        [("a", sums)], strata=pd.DataFrame({"s": range(n_replicates)}), genes=range(n_genes), estimator="observed"
+    )
+    pointwise = ((effects.ci_low <= 0) & (effects.ci_high >= 0)).mean()
+    low, high, method = effects.joint_bands()
+    assert 0.93 <= pointwise <= 0.97
+    assert ((low <= 0) & (high >= 0)).all(axis=2).mean() >= 0.912  # .95 less three Monte-Carlo errors
+    assert (method == "bonferroni").all()

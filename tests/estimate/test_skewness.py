@@ -81,3 +81,25 @@ def test_what_follows_from_a_result_keeps_the_cumulant():
 @pytest.mark.parametrize("options", [{"min_counts": 0.0}, {"estimand": "log_fold_change"}, {"estimator": "plugin"}])
 def test_nothing_else_is_taken_for_skewed(options):
     assert counts(2, 80, 400, **options).third_cumulant is None
+
+
+@pytest.mark.parametrize(("n_treated", "mean", "shape", "known"), [(40, 4, 0.3, False), (150, 2, 1.0, True)])
+def test_genes_that_vary_much_need_more_counts(n_treated, mean, shape, known):
+    """160 counts of variance 14 times the mean are too skewed; 300 of three times the mean are not."""
+    rng = np.random.default_rng(0)
+    n_replicates, n = 150, n_treated + 300
+    outcome = rng.poisson(rng.gamma(shape, mean / shape, size=(n_replicates * n, 20))).astype(float)
+    stratum, arm = np.repeat(np.arange(n_replicates), n), np.tile(np.arange(n) < n_treated, n_replicates)
+    groups, group = Groups.from_codes(stratum)
+    sums = EffectSums(groups, 20)
+    zero = np.zeros_like(outcome)
+    sums.update(outcome, zero, zero, arm, ~arm, group)
+    effects = marginal_effects(
+        [("a", sums)], strata=pd.DataFrame({"s": range(n_replicates)}), genes=range(20), estimator="observed",
+        min_counts=100.0,
+    )  # fmt: skip
+    has_error = np.isfinite(effects.std_error)
+    assert has_error.mean() > 0.95 if known else has_error.mean() < 0.01
+    if known:
+        covers = ((effects.ci_low <= 0) & (effects.ci_high >= 0))[has_error].mean()
+        assert 0.93 <= covers <= 0.97

@@ -193,3 +193,16 @@ class TestCrossFit:
         torch.testing.assert_close(first.shift, second.shift, rtol=1e-4, atol=1e-5)
         assert np.isfinite(on_disk[0].model.predict(model.treatments.perturbations[0]).X).all()
         assert path.read_bytes() == content
+
+
+def test_levels_of_two_covariates_are_spread_together():
+    """What spreads the levels of one covariate must not gather those of the other."""
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        stratum, zeros = rng.integers(3, size=80), np.zeros(80, dtype=int)
+        levels = np.stack(
+            [np.r_[rng.permutation(np.repeat(np.arange(20), 2)), np.full(40, 20)] for _ in range(2)], axis=1
+        )
+        fold = assign_folds(3, stratum, zeros, None, seed, levels)
+        for column in levels.T:
+            assert all(len(set(fold[column == level])) > 1 for level in np.unique(column))

@@ -87,7 +87,8 @@ def marginal_effects(
         Fewest cells, in the arm and in the reference, for an error to be given; at least 2.
     min_counts
         Fewest counts to be expected in the smaller arm, its cells times the mean over both arms, for a gene to have an
-        error: 100 where outcomes are counts. With fewer the mean is skewed and no t interval holds its level far out,
+        error: 100 where outcomes are counts. Genes that vary more than 1.9 times their mean need more, for as little
+        skewness. With fewer the mean is skewed and no t interval holds its level far out,
         where p-values of many genes are read. Joint bands of independent cells then allow for the skewness of counts,
         see `MarginalEffects.joint_bands`. 0 where outcomes are no counts.
     alpha
@@ -295,14 +296,22 @@ def _varies(moments: Moments, average: StratumAverage) -> NDArray[np.bool_]:
 
 
 def _expected_counts(sums: EffectSums, moments: Moments, average: StratumAverage) -> FloatArray:
-    """Cells of the smaller arm times the mean outcome over both arms, ``(n_reported, n_genes)``."""
+    r"""Cells of the smaller arm times the mean outcome over both arms, ``(n_reported, n_genes)``.
+
+    Less where counts vary much more than Poisson variables do. With r the variance over the mean, the squared skewness
+    of a mean of N negative binomial counts in all is :math:`(2 r - 1)^2 / (r N)`; at most four times that of N Poisson
+    counts is accepted, so N counts as :math:`N \min(1, 4 r / (2 r - 1)^2)`.
+    """
     arms = [ARM, REFERENCE] if sums.with_reference else [ARM]
     count = moments.count[:, arms] * average.used[:, None]
     to_reported = membership(average.reported, average.n_reported).astype(np.float64)
     total = to_reported @ np.einsum("xr,xrg->xg", count.astype(np.float64), moments.mean[OUTCOME][:, arms])
     cells = to_reported @ count
     share = cells.min(axis=1) / np.maximum(cells.sum(axis=1), 1)
-    return np.asarray(total * share[:, None])
+    square = moments.product[moments.pairs.index((OUTCOME, OUTCOME))][:, arms].sum(axis=1)
+    square = to_reported @ np.where(average.used[:, None], square, 0.0)
+    over_mean = np.maximum(np.divide(square, total, out=np.ones_like(total), where=total > 0), 1.0)
+    return np.asarray(total * share[:, None] * np.minimum(4 * over_mean / (2 * over_mean - 1) ** 2, 1.0))
 
 
 def _levels(kept: dict[str, NDArray[Any]], row: _Rows, alpha: float, *, independent: bool) -> dict[str, NDArray[Any]]:

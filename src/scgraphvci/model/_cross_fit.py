@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FOLD_KEY = "_scgraphvci_fold"
+N_PASSES = 10  # over covariates, to spread their levels over folds
 MOST_CELLS = 0.5  # share with an unseen level from which on a covariate is left out of the models of folds
 TEST_SHARE = 0.2  # of the cells a fold's model may see, for validation, where the set-up has no split column
 
@@ -102,25 +103,44 @@ def assign_folds(
         for one in np.lexsort([rng.random(n_units), -size]):
             fold[one] = filled.argmin()
             filled[fold[one]] += size[one]
-    for level in np.empty((0, len(unit))) if levels is None else levels.T:
-        _spread_levels(fold, level, unit, size)
+    for _ in range(N_PASSES if levels is not None else 0):  # what spreads a level of one covariate may gather another's
+        before = fold.copy()
+        _spread_levels(fold, np.asarray(levels), unit, size)
+        if (fold == before).all():
+            break
     return fold[unit]
 
 
-def _spread_levels(fold: np.ndarray, level: np.ndarray, unit: np.ndarray, size: np.ndarray) -> None:
-    """Move the smallest unit of each level that one fold has for itself to the fold with the fewest cells, in place.
+def _spread_levels(fold: np.ndarray, levels: np.ndarray, unit: np.ndarray, size: np.ndarray) -> None:
+    """Move the smallest unit of each level that one fold has for itself to another fold, in place.
 
-    A level of one unit stays where it is, and so does a unit that is all of its fold.
+    To the fold where it leaves the fewest other levels to one fold, and of these to that with the fewest cells. A level
+    of one unit stays where it is, and so does a unit that is all of its fold.
     """
     n_folds = int(fold.max()) + 1
-    for one in np.unique(level):
-        units = np.unique(unit[level == one])
-        home = fold[units[0]]
-        if units.size == 1 or (fold[units] != home).any() or (fold == home).sum() == 1:
-            continue
-        filled = np.bincount(fold, weights=size, minlength=n_folds)
-        filled[home] = np.inf
-        fold[units[size[units].argmin()]] = filled.argmin()
+    for column in levels.T:
+        for one in np.unique(column):
+            units = np.unique(unit[column == one])
+            home = fold[units[0]]
+            if units.size == 1 or (fold[units] != home).any() or (fold == home).sum() == 1:
+                continue
+            moved = units[size[units].argmin()]
+            filled = np.bincount(fold, weights=size, minlength=n_folds)
+            others = [number for number in range(n_folds) if number != home]
+            gathered = _gathered(fold, moved, levels, unit)
+            fold[moved] = min(others, key=lambda number: (gathered.count(number), filled[number]))
+
+
+def _gathered(fold: np.ndarray, moved: int, levels: np.ndarray, unit: np.ndarray) -> list[int]:
+    """Folds that hold all other units of a level, one for each level of a unit for which that is so."""
+    found = []
+    for column in levels.T:
+        for one in np.unique(column[unit == moved]):
+            units = np.unique(unit[column == one])
+            rest = fold[units[units != moved]]
+            if rest.size and (rest == rest[0]).all():
+                found.append(int(rest[0]))
+    return found
 
 
 def covariate_levels(model: GraphVCI, adata: AnnData | MuData, cells: np.ndarray) -> pd.DataFrame:
