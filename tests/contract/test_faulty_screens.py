@@ -118,6 +118,7 @@ def effects_of(adata, warned=None, **arguments):
         frame = model.marginal_effect(**{"estimator": "observed", **arguments}).to_frame()
     model.deregister_manager(adata)
     messages = [str(one.message) for one in caught if one.category is UserWarning]
+    messages = [message for message in messages if "can be too short with" not in message]  # the screen is a panel
     assert [warned in message for message in messages] == ([True] if warned else []), messages
     return frame
 

@@ -10,7 +10,14 @@ import pandas as pd
 import pytest
 
 from scgraphvci.data._outcome_field import RAW_COUNTS_FROM
-from scgraphvci.model._checks import CHOICES, check_clusters, check_options, check_outcome, warn_of_few_clusters
+from scgraphvci.model._checks import (
+    CHOICES,
+    check_clusters,
+    check_options,
+    check_outcome,
+    warn_of_few_clusters,
+    warn_of_small_panel,
+)
 
 LOG = {"integer": False, "min": 0.0, "max": 6.2}
 COUNTS = {"integer": True, "min": 0.0, "max": 900.0}
@@ -97,3 +104,19 @@ def test_intervals_of_few_clusters_are_explained():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warn_of_few_clusters(effects([[0, 1], [4, 2]], [["ok", "too_few_clusters"], ["ok", "too_few_cells"]]))
+
+
+@pytest.mark.parametrize(
+    ("n_genes", "estimator", "cross_fit", "warns"),
+    [(60, "robust", 0, True), (300, "robust", 0, False), (60, "observed", 0, False), (60, "robust", 2, False)],
+)
+def test_a_panel_without_cross_fitting_is_warned_of(n_genes, estimator, cross_fit, warns):
+    effects = SimpleNamespace(
+        genes=range(n_genes),
+        params={"estimator": estimator, "cross_fit": cross_fit},
+        std_error=np.ones((1, 1, n_genes)),
+    )
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        warn_of_small_panel(effects)
+    assert [f"{n_genes} genes" in str(one.message) for one in found] == [True] * warns

@@ -21,7 +21,7 @@ from scgraphvci.estimate._cell_states import CellStates, ConditionPredictions, S
 from scgraphvci.estimate._guarded import GuardedSums
 from scgraphvci.estimate._marginal_effects import check_request
 from scgraphvci.model._calibration import CalibrationMixin, condition_code, fewest_counts
-from scgraphvci.model._checks import check_clusters, warn_of_few_clusters
+from scgraphvci.model._checks import check_clusters, warn_of_few_clusters, warn_of_small_panel
 from scgraphvci.model._copies import Copies
 from scgraphvci.model._cross_fit import (
     Predictor,
@@ -300,6 +300,7 @@ class EffectsMixin(CalibrationMixin):
         else:
             effects = median_effects(cross_fitted(one) for one in repetition_seeds(seed, n_repeats))
         warn_of_few_clusters(effects)
+        warn_of_small_panel(effects)
         return effects
 
     def _check_guard(self, leak_guard: LeakGuard) -> None:
