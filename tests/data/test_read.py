@@ -108,3 +108,9 @@ def test_modality():
         modality(data, None)
     with pytest.raises(TypeError, match="setup_anndata"):
         modality(adata, "rna")
+
+
+@pytest.mark.parametrize("values", [np.array([["1", "2"]]), np.array([[1 + 2j]]), np.array([[None, 1.0]])])
+def test_expression_must_be_real_numbers(values):
+    with pytest.raises(TypeError, match=r"X has dtype .*, not one of real numbers.*astype"):
+        list(finite_blocks(values, "X"))

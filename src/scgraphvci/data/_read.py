@@ -128,7 +128,7 @@ def finite_blocks(matrix: Any, name: str) -> Iterator[np.ndarray]:
     ValueError
         If a value is NaN or infinite, or the matrix is stored by columns in a file.
     TypeError
-        If it is of a kind that cannot be read.
+        If it is of a kind that cannot be read, or holds no real numbers.
     """
     by_column = sparse.issparse(matrix) and matrix.format != "csr"
     rows = matrix if by_column else by_rows(matrix, name)
@@ -136,6 +136,9 @@ def finite_blocks(matrix: Any, name: str) -> Iterator[np.ndarray]:
     for start in range(0, matrix.shape[0], n_rows):
         block = matrix if by_column else rows[start : start + n_rows]
         values = np.append(block.data, 0) if sparse.issparse(block) else np.asarray(block)
+        if values.dtype.kind not in "biuf":
+            msg = f"{name} has dtype {values.dtype}, not one of real numbers. Convert it with `.astype('float32')`."
+            raise TypeError(msg)
         if not np.all(np.isfinite(values)):
             cell, gene = _first_not_finite(block)
             msg = (

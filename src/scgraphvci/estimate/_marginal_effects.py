@@ -384,7 +384,10 @@ def check_request(
         msg = f"`min_counts` is {min_counts}, must be 0 or larger."
         raise ValueError(msg)
     if keep_influence not in (True, False, "float64", "bands"):
-        msg = f"Unknown `keep_influence` {keep_influence!r}. Choose one of True, False, 'float64', 'bands'."
+        msg = (
+            f"Unknown `keep_influence` {keep_influence!r}. Choose one of True, False, 'float64', 'bands', or for "
+            "effects of a model 'cells'."
+        )
         raise ValueError(msg)
     if p_adjust == "romano_wolf" and keep_influence in (False, "bands"):
         msg = (
