@@ -99,7 +99,8 @@ def test_notebook_runs(name, execution, monkeypatch, tmp_path):
     notebook = execution.execute(FOLDER / f"{name}.ipynb")
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert [texts(output) for output in outputs if output.output_type == "error"] == []
-    assert complaints(outputs) == []
+    # The short form has so few genes that effects are warned of.
+    assert [one for one in complaints(outputs) if "can be too short with" not in one] == []
     assert any("image/png" in output.get("data", {}) for output in outputs)
 
 
