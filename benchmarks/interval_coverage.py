@@ -24,6 +24,8 @@ N_GENES = 50
 N_FACTORS = 5
 NOISE = 0.5
 CELLS_AT_ONCE = 40_000
+DONORS = [(50,) * 3, (50,) * 6, (50,) * 12, (10,) * 3 + (100,) * 3, (5,) * 6 + (60,) * 6]
+"""Cells of every donor, by design."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class Setting:
         Share of them treated.
     counts
         Negative binomial instead of normal outcomes, means of genes from .2 to 20.
-    n_donors
-        Donors, among whose cells the arms are balanced; 0 for independent cells.
+    donors
+        Cells of every donor, among which the arms are balanced; none for independent cells.
     icc
         Variance between donors over all variance, once for the level of a gene and once more for its effect.
     leak
@@ -49,7 +51,7 @@ class Setting:
     n_cells: int = 2000
     share: float = 0.3
     counts: bool = False
-    n_donors: int = 0
+    donors: tuple[int, ...] = ()
     icc: float = 0.0
     leak: float = 0.0
 
@@ -68,17 +70,17 @@ def simulate(
     state = rng.normal(size=(n * n_replicates, N_FACTORS)) @ loading + rng.normal(size=(n * n_replicates, N_GENES))
     donor, cluster = None, None
     deviation = np.zeros(N_GENES)
-    if setting.n_donors:
-        donor = np.tile(np.arange(n) % setting.n_donors, n_replicates)
+    if setting.donors:
+        sizes = np.array(setting.donors)
+        donor = np.tile(np.repeat(np.arange(len(sizes)), sizes), n_replicates)
         # Arms are drawn within donors: the rank of a cell among the cells of its donor decides.
         by_donor = np.lexsort((rng.random(len(donor)), donor, replicate))
         rank = np.empty(len(donor), dtype=int)
-        per_donor = n // setting.n_donors
-        rank[by_donor] = np.tile(np.arange(per_donor), n_replicates * setting.n_donors)
-        treated = rank < round(setting.share * per_donor)
-        cluster = replicate * setting.n_donors + donor
+        rank[by_donor] = np.tile(np.concatenate([np.arange(size) for size in sizes]), n_replicates)
+        treated = rank < np.rint(setting.share * sizes)[donor]
+        cluster = replicate * len(sizes) + donor
         variance = setting.icc / (1 - setting.icc) * (state.var(axis=0) + NOISE**2)
-        level, deviation = np.sqrt(variance) * rng.normal(size=(2, n_replicates * setting.n_donors, N_GENES))
+        level, deviation = np.sqrt(variance) * rng.normal(size=(2, n_replicates * len(sizes), N_GENES))
         state += level[cluster]
         deviation = deviation[cluster]
     if setting.counts:
@@ -107,7 +109,7 @@ def batches(
     setting: Setting, n_replicates: int, estimator: str, **options: float
 ) -> Iterator[tuple[MarginalEffects, np.ndarray, np.ndarray]]:
     """Effects of batches of replicates, with true effects and means under the reference."""
-    rng = np.random.default_rng([setting.n_cells, round(100 * setting.share), setting.n_donors])
+    rng = np.random.default_rng([setting.n_cells, round(100 * setting.share), len(setting.donors)])
     size = max(1, min(n_replicates, CELLS_AT_ONCE // setting.n_cells))
     for start in range(0, n_replicates, size):
         n_here = min(size, n_replicates - start)
@@ -134,21 +136,22 @@ def coverage(setting: Setting, n_replicates: int, estimator: str) -> dict[str, f
 
 
 def _coverage(setting: Setting, n_replicates: int, estimator: str, **options: float) -> dict[str, float]:
-    covered, joint, known = [], [], []
+    covered, joint, known, methods = [], [], [], []
     for effects, truth, _ in batches(setting, n_replicates, estimator, **options):
         known.append(effects.std_error[0] > 0)
         covered.append((effects.ci_low[0] <= truth) & (truth <= effects.ci_high[0]))
         low, high, method = effects.joint_bands()
+        methods += list(method[0][known[-1].any(axis=1)])
         joint.append((((low[0] <= truth) & (truth <= high[0])) | ~known[-1]).all(axis=1)[known[-1].any(axis=1)])
     tested, inside, together = np.concatenate(known), np.concatenate(covered), np.concatenate(joint)
     by_replicate = (inside & tested).sum(axis=1)[tested.any(axis=1)] / tested.sum(axis=1)[tested.any(axis=1)]
     return {
         "genes": tested.sum(axis=1).mean(),
-        "pointwise": (inside & tested).sum() / tested.sum(),
-        "pointwise_mc": by_replicate.std() / np.sqrt(len(by_replicate)),
-        "joint": together.mean(),
-        "joint_mc": np.sqrt(together.var() / len(together)),
-        "bands": pd.Series(method[0][method[0] != np.array(None)]).mode().iloc[0],
+        "pointwise": (inside & tested).sum() / tested.sum() if methods else np.nan,
+        "pointwise_mc": by_replicate.std() / np.sqrt(len(by_replicate)) if methods else np.nan,
+        "joint": together.mean() if methods else np.nan,
+        "joint_mc": np.sqrt(together.var() / len(together)) if methods else np.nan,
+        "bands": pd.Series(methods).mode().iloc[0] if methods else "none",
     }
 
 
@@ -238,13 +241,14 @@ def run(out: Path, n_replicates: int) -> None:
 
     rows = []
     for estimator in ("observed", "robust"):
-        for n_donors in (3, 6, 12):
+        for donors in DONORS:
+            cells = " + ".join(f"{donors.count(size)} x {size}" for size in sorted(set(donors)))
             for icc in (0.0, 0.05, 0.2):
-                setting = Setting(50 * n_donors, 0.3, n_donors=n_donors, icc=icc)
-                key = {"estimator": estimator, "donors": n_donors, "icc": icc}
+                setting = Setting(sum(donors), 0.3, donors=donors, icc=icc)
+                key = {"estimator": estimator, "donors x cells": cells, "icc": icc}
                 rows.append(key | coverage(setting, n_replicates, estimator))
-    table = pd.DataFrame(rows).set_index(["estimator", "donors", "icc"])
-    save_table(table, "Coverage of 95 % intervals, donors of 50 cells as clusters", out, "coverage_clusters", note)
+    table = pd.DataFrame(rows).set_index(["estimator", "donors x cells", "icc"])
+    save_table(table, "Coverage of 95 % intervals, donors as clusters", out, "coverage_clusters", note)
 
     rows = []
     for share in (0.05, 0.3):
