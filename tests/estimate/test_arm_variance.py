@@ -104,17 +104,22 @@ def test_the_factor_is_the_variance_of_the_distance_of_independent_traces() -> N
     assert trace_factor(share, concentrated[0]) == pytest.approx(expected, rel=0.02)
 
 
-def effects_of(
-    arm_variance: float, scale: tuple[float, float] = (1.0, 1.0), concentrated: tuple[float, float] | None = None
-) -> MarginalEffects:
-    """One screen of two strata with predictions that know the state, those of arm and reference each multiplied."""
+def drawn() -> tuple[np.ndarray, ...]:
+    """Stratum, role (arm, reference or neither), state and outcome of cells of two strata."""
     rng = np.random.default_rng(3)
     n, n_genes = 600, 4
     stratum, state = rng.integers(2, size=n), rng.normal(size=(n, n_genes))
     role = rng.choice(3, size=n, p=[0.1, 0.3, 0.6])
-    outcome = state + (role == 0)[:, None] + rng.normal(size=(n, n_genes))
+    return stratum, role, state, state + (role == 0)[:, None] + rng.normal(size=(n, n_genes))
+
+
+def effects_of(
+    arm_variance: float, scale: tuple[float, float] = (1.0, 1.0), concentrated: tuple[float, float] | None = None
+) -> MarginalEffects:
+    """Effects on the screen of `drawn` with predictions that know the state, of arm and reference each multiplied."""
+    stratum, role, state, outcome = drawn()
     groups, group = Groups.from_codes(stratum)
-    sums = EffectSums(groups, n_genes)
+    sums = EffectSums(groups, state.shape[1])
     sums.update(outcome, scale[0] * (state + 1), scale[1] * state, role == 0, role == 1, group)
     strata = pd.DataFrame({"x": ["a", "b"]})
     return marginal_effects(
@@ -125,15 +130,50 @@ def effects_of(
 @pytest.mark.parametrize("concentrated", [None, (0.5, 0.2)])
 def test_the_guard_is_eq_4_with_predictions_multiplied_by_the_trust(concentrated: tuple[float, float] | None) -> None:
     guarded = effects_of(0.02, concentrated=concentrated)
+    stratum, role, state, _ = drawn()
     for x in range(2):
         arms, n = np.array([guarded.n_treated[0, x], guarded.n_reference[0, x]]), guarded.n_stratum[0, x]
-        share = trust(arms, n, 0.02, ((arms / n) ** 2).sum() if concentrated is None else concentrated[x])
+        squared_shares = ((arms / n) ** 2).sum() if concentrated is None else concentrated[x]
+        share = trust(arms, n, 0.02, squared_shares)
         multiplied = effects_of(0.0, tuple(share))
-        for name in ("robust", "observed", "std_error", "df"):
+        for name in ("robust", "observed", "df"):
             np.testing.assert_allclose(getattr(guarded, name)[0, x], getattr(multiplied, name)[0, x], rtol=1e-10)
+        # Predictions of both arms are the state, up to a constant.
+        arm = [state[(stratum == x) & (role == one)] for one in range(3)]
+        within = sum(((one - one.mean(axis=0)) ** 2).sum(axis=0) for one in arm) / (n - 3)
+        # Coefficients of the traces of arm, reference and the others, whose own are unknown: of their squares the sum.
+        own = np.array([share[0], -share[1]]) - (share[0] - share[1]) * arms / n
+        others = (share[0] - share[1]) ** 2 * (squared_shares - ((arms / n) ** 2).sum())
+        traces = 0.02 * ((own**2).sum() + others) * within
+        error = np.sqrt(multiplied.std_error[0, x] ** 2 + traces)
+        np.testing.assert_allclose(guarded.std_error[0, x], error, rtol=1e-10)
     np.testing.assert_array_equal(guarded.plugin, effects_of(0.0).plugin)  # the model's answer is what it was
     np.testing.assert_allclose(guarded.influence.total.sum(axis=2), 0, atol=1e-5)
     assert guarded.params["arm_variance"] == 0.02
+
+
+def test_errors_hold_what_traces_add() -> None:
+    """Strata that are screens of their own, every arm with a trace; without it in the error .82 would be covered."""
+    rng = np.random.default_rng(0)
+    n_strata, n, n_arm, n_genes, effect = 400, 300, 30, 10, 0.5
+    variance = 1 / n_arm - 1 / n
+    stratum, role = np.repeat(np.arange(n_strata), n), np.tile(np.repeat([0, 1], [n_arm, n - n_arm]), n_strata)
+    state = rng.normal(size=(n_strata * n, n_genes))
+    trace = np.sqrt(variance) * rng.normal(size=(n_strata, 2, n_genes))[stratum, role]
+    outcome = state + effect * (role == 0)[:, None] + 0.3 * rng.normal(size=state.shape)
+    groups, group = Groups.from_codes(stratum, seed=0)
+    sums = EffectSums(groups, n_genes)
+    sums.update(outcome, state + trace + effect, state + trace, role == 0, role == 1, group)
+    effects = marginal_effects(
+        [("t", sums)], strata=pd.DataFrame({"x": range(n_strata)}), genes=range(n_genes), arm_variance=variance,
+        keep_influence="bands",
+    )  # fmt: skip
+    covered = (effects.ci_low <= effect) & (effect <= effects.ci_high)
+    assert covered.mean() == pytest.approx(0.95, abs=0.01)
+    low, high, _ = effects.joint_bands()
+    assert ((low <= effect) & (effect <= high)).all(axis=2).mean() == pytest.approx(0.95, abs=0.03)
+    error = ((effects.robust - effect) ** 2).mean()
+    assert (effects.std_error**2).mean() == pytest.approx(error, rel=0.06)
 
 
 def test_the_guard_leads_from_eq_4_to_the_observed_mean() -> None:

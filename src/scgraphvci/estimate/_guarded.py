@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from scgraphvci.estimate._accumulate import BoolArray, EffectSums, FloatArray
 from scgraphvci.estimate._influence import Moments, stratum_moments
 
@@ -33,6 +31,6 @@ class GuardedSums:
 
     def moments(self, of_model: Moments, arm_variance: float, concentrated: FloatArray | None) -> Moments:
         """Moments of what `robust` is made with, given those of the model's predictions."""
-        made = stratum_moments(self.made, arm_variance, concentrated)
-        share = np.where(self.by_states, 1.0, made.trust)
-        return replace(made, trust=share, plugin=of_model.stratum_mean, unexpected=self.unexpected)
+        made = stratum_moments(self.made, arm_variance, concentrated, self.by_states)
+        unexpected = self.unexpected if made.unexpected is None else self.unexpected + made.unexpected
+        return replace(made, plugin=of_model.stratum_mean, unexpected=unexpected)

@@ -22,7 +22,7 @@ therefore need first and second moments only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -36,12 +36,13 @@ from scgraphvci.estimate._accumulate import (
     PREDICTED,
     PREDICTED_REFERENCE,
     REFERENCE,
+    BoolArray,
     EffectSums,
     FloatArray,
     IntArray,
     membership,
 )
-from scgraphvci.estimate._arm_variance import trust
+from scgraphvci.estimate._arm_variance import trace_factor, trust
 from scgraphvci.estimate._kernels import weigh_groups
 
 Estimator = Literal["robust", "observed", "plugin"]
@@ -123,10 +124,22 @@ class Influence:
     intercept: FloatArray
 
 
-def stratum_moments(sums: EffectSums, arm_variance: float = 0.0, concentrated: FloatArray | None = None) -> Moments:
-    """Means and centred products by stratum and role, from sums by group; the rest as in `trust`.
+def stratum_moments(
+    sums: EffectSums,
+    arm_variance: float = 0.0,
+    concentrated: FloatArray | None = None,
+    trusted: BoolArray | None = None,
+) -> Moments:
+    """Means and centred products by stratum and role, from sums by group.
 
-    Without `concentrated`, cells in neither arm are taken to be of many small arms.
+    Parameters
+    ----------
+    sums
+        Of one treatment.
+    arm_variance, concentrated
+        As in `trust`. Without `concentrated`, cells in neither arm are taken to be of many small arms.
+    trusted
+        Arms in whose predictions there are no traces, ``(n_strata, n_roles)``; none if left out.
     """
     count = membership(sums.groups.stratum, sums.groups.n_strata) @ sums.count
     cells = count[:, :, None]
@@ -139,7 +152,35 @@ def stratum_moments(sums: EffectSums, arm_variance: float = 0.0, concentrated: F
     if concentrated is None:
         concentrated = ((count[:, [ARM, REFERENCE]] / np.maximum(n_cells, 1)) ** 2).sum(axis=1)
     share = trust(count, n_cells, arm_variance, concentrated[:, None])
-    return Moments(count, mean, product, sums.pairs, share)
+    traced = share * (count > 0)
+    if trusted is not None:
+        share, traced = np.where(trusted, 1.0, share), np.where(trusted, 0.0, traced)
+    moments = Moments(count, mean, product, sums.pairs, share)
+    if arm_variance == 0:
+        return moments
+    return replace(moments, unexpected=_trace_variance(moments, traced, arm_variance, concentrated))
+
+
+def _trace_variance(moments: Moments, share: FloatArray, arm_variance: float, concentrated: FloatArray) -> FloatArray:
+    r"""Variance that traces of treatments bring into the estimate, ``(n_strata, n_genes)``.
+
+    An arm differs from its stratum by :math:`\sum_b (1[b = a] - \pi_b) \lambda_b` in traces, of variance
+    :math:`\tau^2` each in units of that of predictions within arms (see `_arm_variance`), times :math:`s`. For one arm
+    that is :math:`s^2 \tau^2 f = s (1 - s) v`: with the :math:`(1 - s)^2 v` of the states not corrected for, which
+    influence values tell, it makes :math:`(1 - s) v`, the conditional variance of a Wiener filter.
+    """
+    n_cells = np.maximum(moments.n_cells, 1)
+    freedom = np.maximum(moments.n_cells - (moments.count > 0).sum(axis=1), 1)
+    within = {pair: product.sum(axis=1) for pair, product in zip(moments.pairs, moments.product, strict=True)}
+    of_stratum = moments.count / n_cells[:, None]
+    factor = share**2 * trace_factor(of_stratum, concentrated[:, None])
+    variance = factor[:, ARM, None] * within[PREDICTED, PREDICTED]
+    if moments.with_reference:
+        variance += factor[:, REFERENCE, None] * within[PREDICTED_REFERENCE, PREDICTED_REFERENCE]
+        # The mean of the stratum holds all traces, and both arms are compared with it.
+        shared = share[:, ARM] * share[:, REFERENCE] * (concentrated - of_stratum[:, [ARM, REFERENCE]].sum(axis=1))
+        variance -= 2 * shared[:, None] * within[PREDICTED, PREDICTED_REFERENCE]
+    return np.maximum(variance, 0) * (arm_variance / freedom)[:, None]
 
 
 def point_estimates(moments: Moments, part: Part = "contrast") -> Estimates:
