@@ -101,6 +101,8 @@ def batch():
         ({"predicted_reference": None}, "missing"),
         ({"in_arm": np.ones(2, dtype=bool)}, "must have shape"),
         ({"in_reference": np.array([True, True, False])}, "1 cells are in the arm and in the reference"),
+        ({"group": np.array([0, -1, 0])}, "Group codes run from -1 to 0, allowed is 0 to 0"),
+        ({"group": np.array([0, 1, 0])}, "Group codes run from 0 to 1"),
     ],
 )
 def test_bad_batches_are_refused(batch, change, message):

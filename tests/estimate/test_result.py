@@ -11,7 +11,8 @@ from scgraphvci.estimate import marginal_effects
 
 COLUMNS = [
     *("treatment", "cell_type", "donor", "gene", "estimate", "std_error", "ci_low", "ci_high", "p_value"),
-    *("p_value_adj", "robust", "observed", "plugin", "n_treated", "n_stratum", "n_clusters", "status"),
+    *("p_value_adj", "robust", "observed", "plugin"),
+    *("n_treated", "n_reference", "n_stratum", "n_clusters", "status"),
 ]
 GENE_ARRAYS = ("estimate", "std_error", "ci_low", "ci_high", "p_value", "p_value_adj", "robust", "observed", "plugin")
 
@@ -39,7 +40,7 @@ def test_frame_has_a_row_per_treatment_stratum_and_gene(effects):
                 (row,) = frame[hit & (frame.gene == gene)].to_dict("records")
                 for name in GENE_ARRAYS:
                     np.testing.assert_equal(row[name], getattr(effects, name)[t, x, g])
-                for name in ("n_treated", "n_stratum", "n_clusters", "status"):
+                for name in ("n_treated", "n_reference", "n_stratum", "n_clusters", "status"):
                     assert row[name] == getattr(effects, name)[t, x]
 
 

@@ -355,7 +355,8 @@ def test_frame_has_the_columns_of_the_design(effects):
     frame = effects.to_frame()
     assert list(frame.columns) == [
         *["treatment", "cell_type", "donor", "gene", "estimate", "std_error", "ci_low", "ci_high", "p_value"],
-        *["p_value_adj", "robust", "observed", "plugin", "n_treated", "n_stratum", "n_clusters", "status"],
+        *["p_value_adj", "robust", "observed", "plugin"],
+        *["n_treated", "n_reference", "n_stratum", "n_clusters", "status"],
     ]
     assert len(frame) == 4 * 6 * 40
     assert frame["gene"].iloc[:40].tolist() == list(effects.genes)

@@ -242,9 +242,10 @@ class EffectSums:
         Raises
         ------
         ValueError
-            If a shape is wrong, a reference is missing or superfluous, or a cell is in both arms.
+            If a shape is wrong, a code is that of no group, a reference is missing or superfluous, or a cell is in both
+            arms.
         """
-        group = np.asarray(group, dtype=np.int64)
+        group = self._group(group)
         variables = self._variables(outcome, predicted, predicted_reference, n_cells=len(group))
         role = self._role(in_arm, in_reference, n_cells=len(group))
         self._set_offset(self.groups.stratum[group], variables[OUTCOME])
@@ -277,6 +278,16 @@ class EffectSums:
             taken = int(self.row[:, r].max(initial=-1)) + 1
             self.row[new, r] = np.arange(taken, taken + len(new))
         return self.row[group, role]
+
+    def _group(self, group: ArrayLike) -> IntArray:
+        group = np.asarray(group, dtype=np.int64)
+        if group.size and not 0 <= group.min() <= group.max() < self.groups.n_groups:
+            msg = (
+                f"Group codes run from {group.min()} to {group.max()}, allowed is 0 to {self.groups.n_groups - 1}. "
+                "Leave out cells without a group first."
+            )
+            raise ValueError(msg)
+        return group
 
     def _variables(
         self, outcome: ArrayLike, predicted: ArrayLike, predicted_reference: ArrayLike | None, n_cells: int

@@ -19,7 +19,7 @@ from scgraphvci.estimate._accumulate import ARM, N_ROLES, REFERENCE
 from scgraphvci.estimate._arm_variance import ArmVariance, concentration
 from scgraphvci.estimate._cell_states import CellStates, ConditionPredictions, StatePredictions
 from scgraphvci.estimate._guarded import GuardedSums
-from scgraphvci.estimate._marginal_effects import check_request
+from scgraphvci.estimate._request import check_request
 from scgraphvci.model._calibration import CalibrationMixin, condition_code, fewest_counts
 from scgraphvci.model._checks import check_clusters, warn_of_few_clusters, warn_of_small_panel
 from scgraphvci.model._copies import Copies
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from scgraphvci.data._treatments import Dose
     from scgraphvci.estimate._estimands import Estimand
     from scgraphvci.estimate._influence import Estimator
-    from scgraphvci.estimate._marginal_effects import EffectAdjustment
+    from scgraphvci.estimate._request import EffectAdjustment
 
 LeakGuard = bool | Literal["states", "share"]
 
