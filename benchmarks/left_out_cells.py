@@ -26,7 +26,8 @@ CONTROLS = {"kang": 1, "schraivogel": 4}
 FEWEST_LEFT = 40
 LARGE, LARGE_IN_ERRORS = 0.3, 4.0
 GUARDS: dict[str, dict[str, Any]] = {
-    "robust": {},
+    "robust": {"leak_guard": "share"},
+    "cross-fit": {"leak_guard": "share", "cross_fit": 2},
     "states": {"leak_guard": "states"},
     "unguarded": {"leak_guard": False},
     "observed": {"estimator": "observed"},

@@ -29,6 +29,8 @@ _NUMERIC = frozenset(
 )
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
+_MOST_CHARACTERS = 250_000_000  # of an array of text: 1 GB
+
 Tensors = dict[str, torch.Tensor]
 
 
@@ -209,6 +211,11 @@ def _decode_array(value: dict[str, Any], tensors: Tensors) -> np.ndarray:
         return tensors[value["tensor"]].numpy()
     items = [decode(item, tensors) for item in value["items"]]
     if value["kind"] == "U":
+        # Every item takes as much room as the longest.
+        n_characters = len(items) * max((len(item) for item in items), default=0)
+        if n_characters > _MOST_CHARACTERS:
+            msg = f"an array of text would take {n_characters} characters, more than {_MOST_CHARACTERS}"
+            raise ValueError(msg)
         return np.array(items, dtype=str).reshape(value["shape"])
     array = np.empty(len(items), dtype=object)
     for i, item in enumerate(items):  # one by one: a slice would unpack items that are lists

@@ -69,6 +69,11 @@ def number_levels(adata, path):
     return adata
 
 
+def tuple_levels(adata, path):
+    adata.obs["donor"] = pd.Categorical([(name, 1) for name in adata.obs["donor"]])
+    return adata
+
+
 def in_form(form):
     def change(adata, path):
         adata.X = form(adata.X)
@@ -89,6 +94,7 @@ FORMS = {
     "int counts": in_form(lambda x: sparse.csr_matrix(np.rint(x.toarray()).astype(np.int64))),
     "boolean and integer categories": number_levels,
     "text": text_levels,
+    "categories that are tuples": tuple_levels,
     "unused and reordered categories": other_levels,
 }
 

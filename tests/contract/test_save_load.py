@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from mudata import MuData
 
 import scgraphvci as sgv
 
@@ -166,3 +167,34 @@ def test_a_query_of_few_levels_keeps_the_codes(fitted, new_screen):
     query = query[member].copy()
     query.obs["cell_type"] = query.obs["cell_type"].cat.remove_unused_categories()
     np.testing.assert_allclose(fitted.get_latent_representation(query), expected, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_model_of_mudata_comes_back(new_screen, quiet, tmp_path):
+    def draw():
+        return MuData({"rna": new_screen()})
+
+    mdata = draw()
+    sgv.GraphVCI.setup_mudata(
+        mdata, modality="rna", categorical_covariate_keys=["cell_type"], split_key="split", grn_key="grn"
+    )
+    model = sgv.GraphVCI(mdata, n_hidden=8, n_latent=3)
+    model.train(max_epochs=1, **quiet)
+    model.save(tmp_path / "m", save_anndata=True)
+    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["mdata.h5mu", "model.safetensors"]
+    expected = results(model)
+    assert_same(results(sgv.GraphVCI.load(tmp_path / "m")), expected)
+    assert_same(results(sgv.GraphVCI.load(tmp_path / "m", draw())), expected)
+    assert_same(results(sgv.GraphVCI.load(tmp_path / "m", adata=False), draw()), expected)
+
+
+def test_a_model_of_a_refined_network_comes_back(new_screen, fit, quiet, tmp_path):
+    adata = new_screen()
+    sgv.tl.refine_grn(adata, split_key="split", max_epochs=2, **quiet)
+    assert adata.varp["grn_refined"].nnz > 0
+    model = fit(adata, max_epochs=1, setup={"grn_key": "grn_refined"})
+    model.save(tmp_path / "m", save_anndata=True)
+    for loaded in (sgv.GraphVCI.load(tmp_path / "m"), sgv.GraphVCI.load(tmp_path / "m", new_screen())):
+        assert_same(results(loaded), results(model))
+        assert loaded.get_graph().equals(model.get_graph())
+    assert len(model.get_graph()) != len(fit(new_screen(), max_epochs=1).get_graph())

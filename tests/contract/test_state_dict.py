@@ -9,7 +9,7 @@ import scgraphvci as sgv
 
 BASELINE = {
     *("baseline.intercept", "baseline.shift", "baseline.interaction", "baseline.heterogeneity"),
-    *("baseline.deviation", "baseline.deviation_covariate"),
+    *("baseline.deviation", "baseline.deviation_covariate", "baseline.dose_response"),
     *("baseline.offset_0", "baseline.offset_1", "baseline.features_0", "baseline.features_1", "gain.weight"),
 }
 COMMON = {

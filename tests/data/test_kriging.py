@@ -5,7 +5,7 @@ import pytest
 from scipy import sparse
 
 from scgraphvci.data import _kriging
-from scgraphvci.data._kriging import FLAT, Kriging, Pairs, Variances, excess_variance, split_blocks
+from scgraphvci.data._kriging import FLAT, Kriging, Pairs, Variances, excess_variance, split_blocks, told_apart
 
 # Five strata of two covariates, five treatment vectors of four perturbations: 0 and 1 also together, 2 in two doses.
 STRATA = np.array([[0, 0], [0, 1], [1, 0], [1, 1], [2, 0]])
@@ -189,3 +189,9 @@ def test_held_out_variance_is_that_between_strata(unforeseen):
     kriging, strata = responses(0.0, unforeseen)
     found = kriging.held_out_variance(strata[:, :1], Variances(0.0, unforeseen)).mean()
     assert unforeseen < found < unforeseen * 1.2 + 0.02
+
+
+def test_perturbations_given_only_together_are_not_told_apart():
+    vectors = np.array([[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 1, 0]], dtype=float)
+    blocks = split_blocks(sparse.csr_array(np.concatenate([np.zeros((1, 5)), vectors])), np.array([1, 2, 3]))
+    np.testing.assert_array_equal(told_apart(blocks, 5), [True, True, False, False, False])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scgraphvci.data._treatment_kernel import TreatmentKernel
+from scgraphvci.data._treatment_kernel import TreatmentKernel, descriptor_relevance
 
 N, EXCESS = 9, 0.4
 
@@ -45,6 +45,30 @@ def test_nearest_is_measured_by_how_near_seen_ones_are():
     kernel = TreatmentKernel.of(raw, "radial", 1.0)
     assert kernel.nearest(np.array([7.0])) == (3, pytest.approx(3.0))
     assert kernel.nearest(np.array([1.0])) == (1, 0.0)
+
+
+def test_relevance_is_the_share_of_variance_beyond_chance():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(12, 4)), rng.normal(size=(12, 6))
+    y += 3 * x[:, [1]]
+    x = np.column_stack([x, np.ones(12)])
+    total = ((y - y.mean(axis=0)) ** 2).sum()
+    expected = []
+    for column in x[:, :4].T:
+        design = np.column_stack([np.ones(12), column])
+        residual = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
+        expected.append(max(0, 1 - (residual**2).sum() / total - 1 / 11))
+    relevance = descriptor_relevance(x, y)
+    np.testing.assert_allclose(relevance, [*expected, 0], atol=1e-12)
+    assert relevance.argmax() == 1
+
+
+def test_relevance_stretches_descriptors():
+    raw = np.random.default_rng(0).normal(size=(6, 3))
+    relevance = np.array([0.5, 0.0, 2.0])
+    kernel = TreatmentKernel.of(raw, "linear", 1.0, relevance)
+    standard = (raw - raw.mean(axis=0)) / raw.std(axis=0)
+    np.testing.assert_allclose(kernel.features, standard * np.sqrt(relevance))
 
 
 def test_constant_descriptors_count_for_nothing():

@@ -116,3 +116,13 @@ def test_base_in_the_types_of_pandas(dtype):
     base.loc[1, "STAT1"] = pd.NA
     with pytest.raises(ValueError, match="holds nan for regulator STAT1, target B"):
         read_celloracle(base)
+
+
+def test_names_that_are_huge_numbers_are_text():
+    links = pd.DataFrame({
+        "source": pd.Series([10**400, 0.5], dtype=object), "target": ["A", "B"],
+        "coef_mean": [1.0, -2.0], "coef_abs": [1.0, 2.0], "p": [1e-4, 1e-5],
+    })  # fmt: skip
+    found = read_celloracle(links)
+    assert found["source"].tolist() == ["0.5", str(10**400)]
+    assert found["weight"].tolist() == [-2.0, 1.0]

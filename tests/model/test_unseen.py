@@ -11,6 +11,7 @@ import torch
 
 import scgraphvci as sgv
 from scgraphvci.data._unseen import UnseenModel
+from scgraphvci.data._unseen_strata import StrataErrors
 
 SIZES = {"n_cells": 500, "n_genes": 40, "n_perturbations": 10, "n_regulators": 14, "n_donors": 1, "n_ood_pairs": 0}
 
@@ -117,6 +118,66 @@ def test_seen_treatments_do_not_notice(fitted, fit, monkeypatch):
         np.testing.assert_array_equal(model.sample(name, seed=3).X, other.sample(name, seed=3).X)
 
 
+def test_descriptors_change_nothing_of_seen_treatments(quiet_train):
+    models = []
+    for features in (None, descriptors(screen(), treatments(screen()))):
+        adata = screen()
+        sgv.GraphVCI.setup_anndata(
+            adata, categorical_covariate_keys=["cell_type"], split_key="split", treatment_features=features
+        )
+        models.append(quiet_train(adata))
+    for name, weight in models[0].module.state_dict().items():
+        np.testing.assert_array_equal(weight.numpy(), models[1].module.state_dict()[name].numpy())
+    for name in treatments(screen())[1:]:
+        np.testing.assert_array_equal(models[0].predict(name).X, models[1].predict(name).X)
+
+
+@pytest.fixture(scope="module")
+def incomplete(fit):
+    """A model of a screen where one treatment was never measured in one cell type."""
+    adata = screen()
+    level, name = adata.obs["cell_type"].cat.categories[1], treatments(adata)[2]
+    missing = (adata.obs["perturbation"] == name) & (adata.obs["cell_type"] == level)
+    adata = adata[~missing.to_numpy()].copy()
+    return fit(adata, categorical_covariate_keys=["cell_type"]), adata, name, {"cell_type": level}
+
+
+def test_effects_in_unseen_strata(incomplete, tmp_path):
+    model, adata, name, stratum = incomplete
+    frame = model.unseen_effect(name, alpha=0.1, stratum=stratum)
+    assert frame.index.tolist() == adata.var_names.tolist()
+    row = torch.tensor([[1]])
+    vector = torch.as_tensor(model.treatments.vector(name))[None]
+    np.testing.assert_allclose(frame["estimate"], model.module.baseline.response(vector, row)[0], rtol=1e-6)
+    errors = StrataErrors.from_state(model.unseen_strata_)
+    reach = errors.margin(1, model.treatments.perturbations.index(name), 0.1) * frame["std_error"]
+    np.testing.assert_allclose(frame["ci_high"] - frame["estimate"], reach)
+    np.testing.assert_allclose(frame["estimate"] - frame["ci_low"], reach)
+    assert frame.attrs["new_covariate"] == "cell_type"
+    assert frame.attrs["n_left_out"] == len(errors.errors[0].scores)
+    model.save(tmp_path / "model")
+    again = sgv.GraphVCI.load(tmp_path / "model", adata, accelerator="cpu")
+    pd.testing.assert_frame_equal(again.unseen_effect(name, 0.1, stratum), frame)
+
+
+@pytest.mark.parametrize(
+    ("name", "stratum", "alpha", "match"),
+    [
+        (None, {"donor": "a"}, 0.1, r"level of each covariate \['cell_type'\], not of \['donor'\]"),
+        (None, {"cell_type": "nowhere"}, 0.1, "no stratum"),
+        (None, None, 0.001, r"alpha=0.001 must be between.*pairs of a treatment and a stratum"),
+        (3, None, 0.1, "has training cells in.*marginal_effect"),
+        (0, None, 0.1, "not a single perturbation with training cells"),
+        ("nothing", None, 0.1, "not a single perturbation with training cells"),
+    ],
+)
+def test_errors_in_unseen_strata(incomplete, name, stratum, alpha, match):
+    model, adata, missing, where = incomplete
+    chosen = {None: missing, "nothing": "nothing"}.get(name) or treatments(adata)[name]
+    with pytest.raises(ValueError, match=match):
+        model.unseen_effect(chosen, alpha, stratum or where)
+
+
 def test_prediction_warns_once_and_samples_and_layers_agree(fitted):
     model, adata = fitted
     new = new_genes(adata)[0]
@@ -217,7 +278,8 @@ def test_doses(fit):
     adata = screen(doses=(0.5, 1.0), n_cells=700)
     model = fit(adata, categorical_covariate_keys=["cell_type"], dose_key="dose")
     held, new = treatments(adata)[0], new_genes(adata)[0]
-    np.testing.assert_allclose(2 * shift(model, held, dose=0.5), shift(model, held, dose=1.0), atol=1e-4)
+    half = model.module.baseline.bent(torch.tensor([0.5])).item()
+    np.testing.assert_allclose(shift(model, held, dose=0.5), half * shift(model, held, dose=1.0), atol=1e-4)
     assert np.isfinite(shift(model, new)).all()
     assert not model.predict(new).obs["counterfactual_dose"].iloc[0]
     with pytest.raises(ValueError, match="no training dose to compare"):

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from scgraphvci.data._dose_response import DoseResponse
 from scgraphvci.data._mean_model import MeanModel
 from scgraphvci.module._baseline import MeanBaseline
 
@@ -59,6 +62,28 @@ def test_is_intercept_offsets_and_shifts_that_vary_with_features_and_level():
 def test_starts_at_zero():
     baseline = MeanBaseline(N_GENES, N_PERTURBATIONS, LEVELS)
     assert not baseline(torch.ones(4, N_PERTURBATIONS), torch.from_numpy(STRATA)).any()
+
+
+def test_doses_act_along_the_curve_of_the_fit():
+    fit = replace(make_fit(2, deviating=0), dose_response=DoseResponse(2.0, 2.0))
+    baseline = make_baseline(fit)
+    treatment, levels = torch.from_numpy(TREATMENT), torch.from_numpy(STRATA)
+    found = baseline.response(treatment, levels)
+    np.testing.assert_allclose(found, fit.response(TREATMENT, STRATA), rtol=1e-6)
+    curve = 3 * TREATMENT**2 / (1 + 2 * TREATMENT**2)
+    proportional = replace(fit, dose_response=DoseResponse())
+    np.testing.assert_allclose(found, proportional.response(curve, STRATA), rtol=1e-6)
+    again = make_baseline(make_fit(2))
+    again.load_state_dict(baseline.state_dict())
+    assert torch.equal(again.response(treatment, levels), found)
+
+
+def test_states_from_before_doses_were_curved_are_proportional():
+    baseline = make_baseline(make_fit(2))
+    state = {name: value for name, value in baseline.state_dict().items() if name != "dose_response"}
+    other = make_baseline(replace(make_fit(2), dose_response=DoseResponse(5.0)))
+    other.load_state_dict(state)
+    assert other.dose_response.tolist() == [0.0, 1.0]
 
 
 @pytest.mark.parametrize("before", [None, 0, 1])

@@ -11,6 +11,7 @@ from scgraphvci.module._likelihood import (
     draw_like,
     initial_dispersion,
     is_count,
+    mean_log_prob,
     mean_of,
     n_parameters,
 )
@@ -118,3 +119,19 @@ def test_initial_dispersion_is_bounded():
     assert initial_dispersion("normal", torch.ones(1), torch.zeros(1)).exp().item() == pytest.approx(MIN_SCALE)
     mean, variance = torch.tensor([2.0, 2.0, 0.01]), torch.tensor([0.0, 2.0, 50.0])
     np.testing.assert_allclose(initial_dispersion("zinb", mean, variance).exp(), [100, 100, 0.1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("dispersion", ["gene", "gene-cell"])
+def test_mean_log_prob_of_counts_is_that_of_the_distribution_with_its_gradient(dispersion):
+    """The gradient is written by hand; three latent samples."""
+    log_mean, log_dispersion = normal(3, *SHAPE).requires_grad_(), normal(3, *SHAPE, seed=2)
+    log_dispersion = (log_dispersion[0, 0] if dispersion == "gene" else log_dispersion).requires_grad_()
+    outcome = torch.from_numpy(COUNTS).double()
+
+    def ours(mean, spread):
+        parameters, shared = ([mean], spread) if dispersion == "gene" else ([mean, spread], None)
+        return mean_log_prob("nb", parameters, shared, LIBRARY, outcome)
+
+    exact = distribution("nb", [log_mean, log_dispersion], None, LIBRARY).log_prob(outcome).mean(dim=-1)
+    torch.testing.assert_close(ours(log_mean, log_dispersion), exact, rtol=1e-6, atol=1e-7)
+    assert torch.autograd.gradcheck(ours, (log_mean, log_dispersion))

@@ -54,8 +54,8 @@ def build(**options):
         if module.baseline is not None:
             module.baseline.deviation = module.baseline.shift.new_zeros(2, *module.baseline.shift.shape)
             module.baseline.deviation_covariate.fill_(1)
-            for buffer in module.baseline.buffers():
-                if buffer.is_floating_point():
+            for name, buffer in module.baseline.named_buffers():
+                if buffer.is_floating_point() and name != "dose_response":
                     buffer.copy_(0.5 * torch.randn_like(buffer))
         module.library_size.fill_(12.0)
         module.input_mean.uniform_(0.2, 1.0)
@@ -68,16 +68,17 @@ def draw_tensors(module, *, size_factor=False, seed=0):
     rng = np.random.default_rng(seed)
     counts = module.likelihood != "normal"
     code, other = rng.integers(4, size=(2, N_CELLS))
-    target = rng.choice([1, 2, 3, 5], N_CELLS)
+    stratum = rng.integers(3, size=N_CELLS)
+    pairs, member = np.unique(4 * stratum + other, return_inverse=True)
     tensors = {
         KEYS.OUTCOME: rng.poisson(2.0, (N_CELLS, N_GENES)) if counts else rng.normal(1, 1, (N_CELLS, N_GENES)),
         KEYS.TREATMENT: code[:, None],
-        KEYS.STRATUM: rng.integers(3, size=(N_CELLS, 1)),
+        KEYS.STRATUM: stratum[:, None],
         "counterfactual_treatment": DESIGN[other],
-        "target_mean": rng.gamma(2, 1, (N_CELLS, N_GENES)),
-        "target_variance": rng.gamma(2, 0.5, (N_CELLS, N_GENES)),
-        "target_set": target,
-        "target_known": target > 1,
+        "target_mean": rng.gamma(2, 1, (len(pairs), N_GENES)),
+        "target_variance": rng.gamma(2, 0.5, (len(pairs), N_GENES)),
+        "target_set": member,
+        "target_known": member % 3 > 0,
     }
     n_continuous = module.covariates.n_out - 4
     if n_continuous:
@@ -232,7 +233,9 @@ class NaiveLoss:
             by_cell = self.options.get("distribution_target") == "cell"
             judged = predictions[i] if by_cell else predictions[tensors["target_set"] == target].mean(axis=0)
             if tensors["target_known"][i]:
-                distances.append(self.distance(judged, tensors["target_mean"][i], tensors["target_variance"][i]))
+                distances.append(
+                    self.distance(judged, tensors["target_mean"][target], tensors["target_variance"][target])
+                )
         terms = reconstruction.mean(), np.mean(distances), divergence.mean()
         return np.dot([0.7, 1.3, 2.1], terms), reconstruction, terms[1], divergence
 
@@ -288,9 +291,9 @@ class TestDistributionTerm:
         assert not known.all()
         before = loss_of(module, tensors)
         for key in ("target_mean", "target_variance"):
-            tensors[key][~known] = 1e6
+            tensors[key][tensors["target_set"][~known]] = 1e6
         assert loss_of(module, tensors).loss.item() == before.loss.item()
-        tensors["target_mean"][known] += 1
+        tensors["target_mean"][tensors["target_set"][known]] += 1
         assert loss_of(module, tensors).loss.item() != before.loss.item()
 
     @pytest.mark.parametrize("likelihood", ["normal", "nb"])
@@ -310,7 +313,7 @@ class TestDistributionTerm:
         assert torch.equal(target_mean, tensors["target_embedding"])
         assert torch.equal(target, tensors["target_set"])
         np.testing.assert_allclose(features.square().sum(dim=1).detach(), 1, atol=0.3)  # a cell with itself
-        expected = torch.where(tensors["target_observed"], discrepancy, parts["kernel_distance"][1])
+        expected = torch.where(tensors["target_observed"], discrepancy, parts["kernel_distance"][1][target])
         known = tensors["target_known"]
         np.testing.assert_allclose(
             output.extra_metrics["distribution_loss"], expected[known].mean().detach(), rtol=1e-6
@@ -446,7 +449,7 @@ def test_no_tensor_of_cells_genes_and_features():
     )  # fmt: skip
     tensors = draw_tensors(module)
     for key in (KEYS.OUTCOME, "target_mean", "target_variance"):
-        tensors[key] = torch.rand(N_CELLS, n_genes)
+        tensors[key] = torch.rand(len(tensors[key]), n_genes)
     tensors["counterfactual_treatment"] = tensors["counterfactual_treatment"].float()
     with LargestTensor() as largest:
         loss_of(module, tensors).loss.backward()

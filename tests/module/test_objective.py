@@ -11,7 +11,7 @@ from scgraphvci.module._objective import (
     gaussian_distance,
     kernel_distance,
     latent_divergence,
-    mean_by_target,
+    mean_by_set,
 )
 
 
@@ -60,16 +60,22 @@ class TestGaussian:
         )
 
 
-class TestMeanByTarget:
-    TARGET = torch.tensor([4, -1, 4, 0, -1, 4])
+class TestMeanBySet:
+    MEMBER = torch.tensor([2, 0, 2, 1, 0, 2])
 
-    def test_each_cell_gets_the_mean_of_its_set(self):
+    def test_each_set_has_the_mean_of_its_cells(self):
         predicted = normal(6, 3)
-        for i, found in enumerate(mean_by_target(predicted, self.TARGET)):
-            torch.testing.assert_close(found, predicted[self.TARGET == self.TARGET[i]].mean(dim=0))
+        for k, found in enumerate(mean_by_set(predicted, self.MEMBER, 3)):
+            torch.testing.assert_close(found, predicted[self.MEMBER == k].mean(dim=0))
+
+    def test_half_precision_is_summed_in_single(self):
+        predicted = normal(6, 3).bfloat16()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = mean_by_set(predicted, self.MEMBER, 3)
+        torch.testing.assert_close(found, mean_by_set(predicted.float(), self.MEMBER, 3), rtol=0, atol=0)
 
     def test_gradient(self):
-        assert torch.autograd.gradcheck(lambda y: mean_by_target(y, self.TARGET), (normal(6, 3).requires_grad_(),))
+        assert torch.autograd.gradcheck(lambda y: mean_by_set(y, self.MEMBER, 3), (normal(6, 3).requires_grad_(),))
 
 
 class TestDivergence:

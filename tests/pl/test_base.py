@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scgraphvci import pl
+from scgraphvci.pl._base import N_SAID, choose, panels, starts_row
 
 SHIFTS = pd.DataFrame({"predictor": ["a"] * 3 + ["b"] * 3, "true": [0.0, 1, 2] * 2, "predicted": [0.0, 1, 2, 2, 1, 0]})
 
@@ -60,3 +62,62 @@ def test_axes_of_the_user_are_drawn_in():
 def test_size_of_a_new_figure():
     figure = pl.shift_scatter(SHIFTS, figsize=(7, 2), return_fig=True)
     np.testing.assert_allclose(figure.get_size_inches(), [7, 2])
+
+
+def test_panels_fill_rows_of_like_length():
+    size = {n: panels(n, None, None, (3.0, 2.0), beside=1.0)[0].figure for n in (1, 4, 5, 8)}
+    assert {n: figure.get_size_inches().tolist() for n, figure in size.items()} == {
+        1: [4, 2], 4: [13, 2], 5: [10, 4], 8: [13, 4]
+    }  # fmt: skip
+    assert [len(figure.axes) for figure in size.values()] == [1, 4, 5, 8]
+    assert starts_row(np.array(size[5].axes)) == [True, False, False, True, False]
+    column = plt.subplots(3, 2)[1][:, 1]
+    assert starts_row(column) == [True, True, True]
+    assert len(panels(2, None, None, (20.0, 2.0))[0].figure.axes) == 2  # panels wider than a page
+
+
+def test_only_panels_that_start_a_row_name_the_vertical_axis():
+    many = pd.concat([SHIFTS.assign(predictor=SHIFTS["predictor"] + str(i)) for i in range(4)])
+    axes = pl.shift_scatter(many, show=False)
+    assert [ax.get_title().splitlines()[0] for ax in axes] == ["a0", "b0", "a1", "b1", "a2", "b2", "a3", "b3"]
+    assert [ax.get_ylabel() for ax in axes] == ["predicted shift", "", "", ""] * 2
+    tops = [ax.get_position().y0 for ax in axes]
+    assert min(tops[:4]) > max(tops[4:])
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"), [(None, ["ab", "b"]), ("ab", ["ab"]), (["b", "ab"], ["b", "ab"]), (("b",), ["b"])]
+)
+def test_names_to_draw(names, expected):
+    assert choose("Things", names, ["ab", "b", "ab"]) == expected
+
+
+def test_names_that_cannot_be_drawn():
+    with pytest.raises(KeyError, match=r"Things \['a'\] are not in what is drawn. It holds \['ab'\]. Look again."):
+        choose("Things", "a", ["ab"], "Look again.")
+    with pytest.raises(KeyError, match=r"'19'\] and 10 more\."):
+        choose("Things", "a", map(str, range(N_SAID + 10)))
+    with pytest.raises(ValueError, match="Things to draw: none. Name at least one of"):
+        choose("Things", [], ["ab"])
+
+
+CURVES = pd.DataFrame({"predictor": "refined", "regulator": ["STAT1"] * 3 + ["all"] * 3, "recall": [0.0, 0.5, 1.0] * 2,
+                       "precision": [1.0, 0.5, 0.5] * 2, "density": 0.5})  # fmt: skip
+SCORES = pd.DataFrame(
+    [[0.5, 0.4, 0.6]] * 2, index=["no change", "mine"],
+    columns=pd.MultiIndex.from_product([["mse"], ["mean", "ci_low", "ci_high"]]),
+)  # fmt: skip
+LOG = SimpleNamespace(history={"train_loss": pd.DataFrame({"train_loss": [1.0, 0.5]})})
+
+
+@pytest.mark.parametrize(
+    ("draw", "title"),
+    [
+        (lambda: pl.shift_scatter(SHIFTS, predictors="a", show=False), "a\nr = 1.00"),
+        (lambda: pl.grn_precision_recall(CURVES, regulators="STAT1", show=False), "STAT1"),
+        (lambda: pl.evaluation_bars(SCORES, metrics="mse", predictors="mine", show=False), "mse"),
+        (lambda: pl.history(LOG, metrics="loss", show=False), ""),
+    ],
+)
+def test_a_plain_string_is_one_name(draw, title):
+    assert [ax.get_title() for ax in draw()] == [title]

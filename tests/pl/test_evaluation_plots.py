@@ -82,7 +82,7 @@ def test_what_lies_far_below_and_what_is_not_defined():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"metrics": "elbo"}, r"Metrics \['elbo'\]"), ({"predictors": ["nobody"]}, r"Predictors \['nobody'\]")],
+    [({"metrics": "elbo"}, r"Metrics \['elbo'\]"), ({"predictors": "nobody"}, r"Predictors \['nobody'\]")],
 )
 def test_bars_of_what_was_not_scored(evaluation, arguments, message):
     with pytest.raises(KeyError, match=message):
@@ -113,6 +113,8 @@ def test_means_and_scores_of_one_condition(evaluation, condition):
         np.testing.assert_allclose(points[label], expected, rtol=1e-6)
     farthest = genes.assign(far=(genes["true"] - genes["reference"]).abs()).nlargest(4, "far")["gene"]
     assert {text.get_text() for text in mine.texts} == set(farthest)
+    (alone,) = pl.mean_scatter(evaluation, **which, predictors="mine", show=False)
+    assert alone.get_title() == mine.get_title()
     # Where nothing changes, predictions are the control means: no line leaves the start in height.
     starts = [line.get_ydata() for line in unchanged.lines if len(line.get_ydata()) == 2 and line.get_alpha() == 0.4]
     assert len(starts) == 10

@@ -60,5 +60,5 @@ def test_many_networks_are_told_apart() -> None:
 def test_bad_input(curves) -> None:
     with pytest.raises(KeyError, match="no column \\['density'\\]"):
         pl.grn_precision_recall(curves.drop(columns="density"))
-    with pytest.raises(KeyError, match="\\['Q'\\] have no curve"):
+    with pytest.raises(KeyError, match="Regulators \\['Q'\\] are not in what is drawn.*per_regulator=True"):
         pl.grn_precision_recall(curves, regulators=["A", "Q"])

@@ -34,7 +34,12 @@ def offences(found):
     """What is wrong with calls, as text."""
     for path, node, name in found:
         where = f"{path}:{node.lineno} {ast.unparse(node)[:80]}"
-        if name in FORBIDDEN or name.startswith(("subprocess.", "os.spawn", "os.exec")):
+        allowed = (path, name) == ("_untrusted.py", "zipfile.ZipFile")  # looks at sizes
+        if (
+            (name in FORBIDDEN and not allowed)
+            or name.endswith(".extractall")
+            or name.startswith(("subprocess.", "os.spawn", "os.exec"))
+        ):
             yield f"{where}: runs code or commands"
         shell, pickled = keyword(node, "shell"), keyword(node, "allow_pickle")
         if shell is not None or (pickled is not None and ast.literal_eval(pickled)):
@@ -63,6 +68,7 @@ def test_no_call_of_the_source_can_run_code_from_data():
         "eval(text)", "exec(text)", "os.system('ls')", "pickle.load(file)", "subprocess.run(['ls'])",
         "torch.load(path)", "torch.load(path, weights_only=False)", "np.load(path, allow_pickle=True)",
         "run('ls', shell=True)", "pd.read_pickle(path)", "requests.get(url, verify=False)", "requests.get('http://host')",
+        "zipfile.ZipFile(path)", "archive.extractall(folder)",
     ],
 )  # fmt: skip
 def test_the_table_would_notice(line):

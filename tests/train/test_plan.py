@@ -91,16 +91,17 @@ class TestDraws:
             stratum = batch[KEYS.STRATUM][i, 0].item()
             assert own != drawn
             np.testing.assert_array_equal(batch["counterfactual_treatment"][i], DESIGN[drawn])
+            mean, variance = (batch[key][batch["target_set"][i]] for key in ("target_mean", "target_variance"))
             row = ROW[stratum, drawn]
             assert batch["target_known"][i] == (row >= 0 or hold)
             assert pair_of_set.setdefault(batch["target_set"][i].item(), (stratum, drawn)) == (stratum, drawn)
             if row >= 0:
-                np.testing.assert_array_equal(batch["target_mean"][i], targets.mean[row])
-                np.testing.assert_array_equal(batch["target_variance"][i], targets.variance[row])
+                np.testing.assert_array_equal(mean, targets.mean[row])
+                np.testing.assert_array_equal(variance, targets.variance[row])
             elif hold:  # the baseline's
                 vector, levels = torch.from_numpy(DESIGN[[drawn]]), torch.tensor([[stratum]])
-                np.testing.assert_allclose(batch["target_mean"][i], plan.module.baseline(vector, levels)[0], rtol=1e-5)
-                np.testing.assert_array_equal(batch["target_variance"][i], targets.within_variance)
+                np.testing.assert_allclose(mean, plan.module.baseline(vector, levels)[0], rtol=1e-5)
+                np.testing.assert_array_equal(variance, targets.within_variance)
         assert len(set(pair_of_set.values())) == len(pair_of_set) == (4 if target == "stratum" else 6)
 
     @pytest.mark.parametrize("target", ["stratum", "cell"])

@@ -8,7 +8,7 @@ from scvi.data import AnnDataManager
 
 from scgraphvci.data import OutcomeField, SplitField
 from scgraphvci.train import SplitByColumn
-from scgraphvci.train._splitter import not_held_out, split_indices
+from scgraphvci.train._splitter import SharedBatches, not_held_out, split_indices
 
 
 def manage(data, split_key="split", mod_key=None):
@@ -117,3 +117,19 @@ class TestHeldOut:
         np.testing.assert_array_equal(not_held_out(moved), np.arange(30))
         with pytest.raises(KeyError, match="The split column 'split' is not in obs"):
             split_indices(moved)
+
+
+@pytest.mark.parametrize("n_cells", [61, 48, 25])
+def test_processes_share_the_minibatches_of_one(n_cells):
+    cells = np.random.default_rng(0).permutation(100)[:n_cells]
+    parts = [list(SharedBatches(cells, 24, 2, rank)) for rank in (0, 1)]
+    assert [len(SharedBatches(cells, 24, 2, rank)) for rank in (0, 1)] == [len(part) for part in parts]
+    merged = [part[k] for k in range(2) for part in parts if k < len(part)]
+    np.testing.assert_array_equal(np.concatenate(merged), cells)
+    assert [len(batch) for batch in merged[:-1]] == [24] * (len(merged) - 1)
+
+
+def test_every_process_takes_all_of_too_few_minibatches():
+    cells = np.arange(30)
+    for rank in range(3):
+        np.testing.assert_array_equal(np.concatenate(list(SharedBatches(cells, 24, 3, rank))), cells)

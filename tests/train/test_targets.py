@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from scgraphvci.data import StratumMoments
+from scgraphvci.data._dose_response import DoseResponse
 from scgraphvci.module import GraphVCIModule
 from scgraphvci.module._likelihood import LOG_RATE_BOUND, MIN_SCALE
 from scgraphvci.train._targets import Targets
@@ -34,6 +35,7 @@ def make_module(likelihood="normal", baseline=True):
             if buffer.is_floating_point():
                 buffer.uniform_(0.0 if name == "heterogeneity" else -1.0, 1.0)
         module.baseline.deviation_covariate.fill_(1)
+        module.baseline.dose_response.copy_(torch.tensor(DoseResponse()))
     return module
 
 

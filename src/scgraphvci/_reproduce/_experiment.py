@@ -10,7 +10,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-import anndata as ad
 import pandas as pd
 from anndata import AnnData
 
@@ -18,6 +17,7 @@ from scgraphvci import datasets, grn, tl
 from scgraphvci._constants import SLOTS
 from scgraphvci._quiet import quiet_training
 from scgraphvci._reproduce._recipes import SPLIT_KEY, HeldOutCategory, Recipe
+from scgraphvci._untrusted import read_h5ad
 from scgraphvci.baselines import AE, CEVAE, CPA, GANITE
 from scgraphvci.baselines._base import ScreenCoder
 from scgraphvci.datasets import Truth
@@ -253,7 +253,7 @@ class Experiment:
             adata.obs = self.recipe.name_columns(adata.obs)
 
     def _read(self, path: Path) -> AnnData:
-        adata = ad.read_h5ad(path)
+        adata = read_h5ad(path)
         self._name_columns(adata)
         if self.recipe.prepare is not None:
             adata = self.recipe.prepare(adata, keep=self._true_regulators())
@@ -283,7 +283,7 @@ class Experiment:
 def _read_shell(path: Path) -> tuple[AnnData, bool]:
     """Read `obs` and `var` of a file, and whether it holds a network."""
     try:
-        adata = ad.read_h5ad(path, backed="r")
+        adata = read_h5ad(path, backed="r")
     except OSError as error:
         msg = f"{path} cannot be read as .h5ad."
         raise OSError(msg) from error

@@ -10,7 +10,7 @@ import pandas as pd
 
 from scgraphvci._constants import KEYS
 from scgraphvci.data._fields import training_cells
-from scgraphvci.data._read import require_column
+from scgraphvci.data._read import require_text
 from scgraphvci.data._screen_field import ScreenField
 from scgraphvci.data._treatments import split_combination
 
@@ -60,7 +60,7 @@ class DescriptorField(ScreenField):
     def register_field(self, adata: AnnData | MuData) -> dict[str, Any]:
         """Check descriptors against the treatments of the training cells and return them."""
         table = self._table(adata)
-        column = require_column(table, self._perturbation_key, "perturbation_key").astype(str)
+        column = require_text(table, self._perturbation_key, "perturbation_key")
         levels = column[training_cells(table, self._split_key)].unique()
         seen = sorted({member for level in levels for member in split_combination(level, self._control, self._sep)})
         state: dict[str, Any] = {"names": [], "columns": [], "values": None, "direction": None}

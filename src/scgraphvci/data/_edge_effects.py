@@ -27,8 +27,6 @@ class EdgeEffects:
         Genes, shape ``(n_edges,)``.
     effect
         Effect of each edge, shape ``(n_edges,)``.
-    variance
-        Its posterior variance, shape ``(n_edges,)``.
     correction
         What each seen treatment's own response added, shape ``(n_treatments, n_edges)``; no rows once fitted for good.
     """
@@ -36,7 +34,6 @@ class EdgeEffects:
     source: np.ndarray
     target: np.ndarray
     effect: np.ndarray
-    variance: np.ndarray
     correction: np.ndarray
 
     def hops(self, shift: np.ndarray, without: int | None = None) -> np.ndarray:
@@ -56,9 +53,9 @@ class EdgeEffects:
             steps[:, k] = shift
         return steps
 
-    def uncertainty(self, shift: np.ndarray) -> np.ndarray:
-        """Return the variance of a shift after one step, shape ``(n_genes,)``."""
-        return np.bincount(self.target, shift[self.source] ** 2 * self.variance, minlength=shift.size)
+    def reach(self, shift: np.ndarray) -> np.ndarray:
+        """Return the sum of squared shifts of every gene's regulators, whatever edges carry, shape ``(n_genes,)``."""
+        return np.bincount(self.target, shift[self.source] ** 2, minlength=shift.size)
 
 
 def fit_edge_effects(
@@ -104,11 +101,8 @@ def fit_edge_effects(
         for genes, of_gene, scale in regulators.batches
         for part in _parts(genes.size, response.shape[0] * of_gene.shape[1])
     ]
-    source, target, effect, variance, correction = zip(*parts, strict=True)
-    return EdgeEffects(
-        np.concatenate(source), np.concatenate(target), np.concatenate(effect), np.concatenate(variance),
-        np.concatenate(correction, axis=1),
-    )  # fmt: skip
+    source, target, effect, correction = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
+    return EdgeEffects(source, target, effect, correction)
 
 
 def _parts(n: int, size: int) -> list[slice]:
@@ -131,7 +125,7 @@ def _posterior(
     mean = np.asarray(prior[where]).reshape(of_gene.shape)
     if not spread:
         nothing = np.zeros((len(response), mean.size), dtype=np.float32)
-        return *where, mean.ravel(), np.zeros(mean.size), nothing
+        return *where, mean.ravel(), nothing
     counts = gene[:, None] != genes
     x = response[:, of_gene] * counts[..., None]  # (n_treatments, n_genes, n_regulators)
     y = response[:, genes] * counts - np.einsum("tgr,gr->tg", x, mean)
@@ -144,8 +138,4 @@ def _posterior(
     left = y - np.einsum("tgr,gr->tg", x, update)
     leverage = np.einsum("tgr,tgr->tg", gain, x)
     correction = scale * gain * (left / (1 - leverage))[..., None]
-    variance = np.einsum("grr->gr", covariance) * scale**2
-    return (
-        *where, (mean + scale * update).ravel(), variance.ravel(),
-        correction.reshape(len(response), -1).astype(np.float32),
-    )  # fmt: skip
+    return *where, (mean + scale * update).ravel(), correction.reshape(len(response), -1).astype(np.float32)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from scgraphvci._constants import KEYS, SPLITS
-from scgraphvci.data._read import require_column, require_number
+from scgraphvci.data._read import require_column, require_number, require_text
 from scgraphvci.data._screen_field import ScreenField
 from scgraphvci.data._treatments import TreatmentTable, build_treatment_table, extend_treatment_table
 
@@ -92,7 +92,7 @@ class TreatmentField(ScreenField):
         return {"n_perturbations": len(state_registry["perturbations"])}
 
     def _treatments(self, adata: AnnData | MuData) -> pd.Series:
-        return require_column(self._table(adata), self._perturbation_key, "perturbation_key").astype(str)
+        return require_text(self._table(adata), self._perturbation_key, "perturbation_key")
 
     def _doses(self, adata: AnnData | MuData) -> pd.Series | None:
         if self._dose_key is None:
@@ -139,7 +139,7 @@ class StratumField(ScreenField):
 
     def _columns(self, adata: AnnData | MuData) -> dict[str, pd.Series]:
         table = self._table(adata)
-        return {key: require_column(table, key, "categorical_covariate_keys").astype(str) for key in self._keys}
+        return {key: require_text(table, key, "categorical_covariate_keys") for key in self._keys}
 
     def _code(
         self, adata: AnnData | MuData, columns: dict[str, pd.Series], levels: dict[str, list[str]], known: np.ndarray
@@ -273,7 +273,7 @@ class SplitField(ScreenField):
 
     def validate_field(self, adata: AnnData | MuData) -> None:
         """Check that the column holds nothing but the three names, and some training cells."""
-        values = require_column(self._table(adata), str(self._key), "split_key").astype(str)
+        values = require_text(self._table(adata), str(self._key), "split_key")
         unknown = sorted(set(values.unique()) - set(SPLITS))
         if unknown:
             msg = (

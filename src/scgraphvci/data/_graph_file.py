@@ -13,6 +13,8 @@ from torch_geometric.data import Data
 from torch_geometric.data.data import DataEdgeAttr, DataTensorAttr
 from torch_geometric.data.storage import GlobalStorage
 
+from scgraphvci._untrusted import check_stored
+
 # What torch's unpickler raises on what it refuses, and on files that are no pickle or end early.
 _UNREADABLE = (
     *(pickle.UnpicklingError, struct.error, EOFError, LookupError, RuntimeError, TypeError, ValueError),
@@ -35,8 +37,10 @@ def load_graph_file(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarra
     Raises
     ------
     ValueError
-        If the file does not hold a graph with edges and at most one weight for each.
+        If the file does not hold a graph with edges and at most one weight for each, or is compressed.
     """
+    with open(path, "rb") as file:
+        check_stored(file, path)
     try:
         with torch.serialization.safe_globals([Data, DataEdgeAttr, DataTensorAttr, GlobalStorage]):
             graph = torch.load(path, map_location="cpu", weights_only=True)

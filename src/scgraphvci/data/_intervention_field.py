@@ -9,7 +9,7 @@ import pandas as pd
 
 from scgraphvci._constants import KEYS
 from scgraphvci.data._edge_evidence import CONTROL, OTHER
-from scgraphvci.data._read import require_column
+from scgraphvci.data._read import require_text
 from scgraphvci.data._screen_field import ScreenField
 
 if TYPE_CHECKING:
@@ -66,4 +66,4 @@ class InterventionField(ScreenField):
         return {}
 
     def _column(self, adata: AnnData | MuData) -> pd.Series:
-        return require_column(self._table(adata), str(self._perturbation_key), "perturbation_key").astype(str)
+        return require_text(self._table(adata), str(self._perturbation_key), "perturbation_key")

@@ -19,6 +19,7 @@ SIMILARITY = (0.0, 0.03, 0.1, 0.3, 1.0)  # variance of a response along the feat
 HETEROGENEITY = (0.02, 0.1, 0.5)  # variance of a response between strata that nothing foretells
 FLAT = 1e-3  # precision of a pooled shift: as good as no prior
 TOLERANCE = 0.01  # share of the held-out error within which variances count as equally good
+RANK_TOLERANCE = 1e-6
 CROSS_VALIDATED = 64  # groups of perturbations that choose the two variances: more would tell little
 
 
@@ -176,9 +177,13 @@ class Kriging:
 
     def columns(self, block: Block, rows: np.ndarray, variances: Variances) -> np.ndarray:
         """Each treatment, alone and times the features; scaled so that their prior has variance 1."""
-        features = np.sqrt(variances.similarity) * self.features[self.pairs.stratum[block.rows[rows]]]
-        along = np.concatenate([np.ones((rows.size, 1)), features], axis=1)
-        return (block.design[rows][:, :, None] * along[:, None]).reshape(rows.size, -1)
+        return self.crossed(block.design[rows], self.pairs.stratum[block.rows[rows]], variances)
+
+    def crossed(self, design: np.ndarray, stratum: np.ndarray, variances: Variances) -> np.ndarray:
+        """The columns of treatment vectors (n, n_members) in strata (n,)."""
+        along = np.ones((stratum.size, 1 + self.features.shape[1]))
+        along[:, 1:] = np.sqrt(variances.similarity) * self.features[stratum]
+        return (design[:, :, None] * along[:, None]).reshape(stratum.size, -1)
 
 
 def split_blocks(design: sparse.csr_array, condition: np.ndarray) -> list[Block]:
@@ -203,6 +208,18 @@ def split_blocks(design: sparse.csr_array, condition: np.ndarray) -> list[Block]
         for number in np.intersect1d(of_pair, of_perturbation)
         for members, rows in [(np.flatnonzero(of_perturbation == number), np.flatnonzero(of_pair == number))]
     ]
+
+
+def told_apart(blocks: Iterable[Block], n_perturbations: int) -> np.ndarray:
+    """Which perturbations have an effect of their own in a regression, shape ``(n_perturbations,)``.
+
+    One that was only given with others that were only given with it shares their effect evenly.
+    """
+    own = np.zeros(n_perturbations, dtype=bool)
+    for block in blocks:
+        resolution = np.linalg.pinv(block.design) @ block.design
+        own[block.members] = resolution.diagonal() > 1 - RANK_TOLERANCE
+    return own
 
 
 def excess_variance(groups: Iterable[tuple[np.ndarray, np.ndarray]], n_genes: int) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from scgraphvci.data._deviation import fit_deviation
+from scgraphvci.data._dose_response import DoseResponse, bent, fit_dose_response
 from scgraphvci.data._kriging import HETEROGENEITY, Kriging, Pairs, Variances, excess_variance, split_blocks
 from scgraphvci.data._ridge import Ridge
 from scgraphvci.data._shrinkage import probability_of_effect
@@ -58,6 +59,10 @@ class MeanModel:
         perturbations never seen beside control.
     scale
         Standard deviations within strata, shape ``(n_genes,)``.
+    regression
+        What the responses come from, deviations taken off; None if it is not kept.
+    dose_response
+        How the entries of treatment vectors t, doses relative to the largest, act.
     """
 
     intercept: np.ndarray
@@ -70,6 +75,8 @@ class MeanModel:
     deviation_covariate: int
     noise: np.ndarray = field(default_factory=lambda: np.zeros(0))
     scale: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    regression: tuple[Kriging, Variances] | None = None
+    dose_response: DoseResponse = DoseResponse()
 
     def level(self, strata: np.ndarray) -> np.ndarray:
         """Means under control, from level codes (n, n_covariates); shape ``(n, n_genes)``."""
@@ -80,7 +87,7 @@ class MeanModel:
 
     def response(self, design: np.ndarray | sparse.csr_array, strata: np.ndarray) -> np.ndarray:
         """Shifts from control, from treatment vectors (n, n_perturbations) and level codes; shape ``(n, n_genes)``."""
-        features = _features(self.level_features, strata)
+        features, design = _features(self.level_features, strata), bent(design, self.dose_response)
         total = design @ self.shift
         for k in range(features.shape[1]):
             total += features[:, [k]] * (design @ self.interaction[:, k])
@@ -142,6 +149,8 @@ def fit_mean_model(
     vectors = sparse.csr_array(design.astype(np.float64))  # nearly all entries are 0
     seen = _means(moments, log=log)
     pairs = _pairs(seen, len(strata))
+    dose_response, relative = fit_dose_response(pairs, vectors), vectors
+    vectors = bent(vectors, dose_response)
     kriging = Kriging(pairs, split_blocks(vectors, pairs.condition), np.zeros((len(strata), 0)))
     level_features = _resemblance(kriging, seen, vectors, strata, n_levels)
     along_features = replace(kriging, features=_features(level_features, strata))
@@ -164,9 +173,9 @@ def fit_mean_model(
     unknown = np.zeros((2, spread.size))
     model = MeanModel(
         np.zeros_like(spread), [], shift, level_features, interaction, unknown, table, covariate, noise,
-        np.sqrt(seen.variance),
+        np.sqrt(seen.variance), (kriging, variances), dose_response,
     )  # fmt: skip
-    return _with_levels(model, spread, seen, vectors, strata, n_levels)
+    return _with_levels(model, spread, seen, relative, strata, n_levels)
 
 
 class _Means(NamedTuple):

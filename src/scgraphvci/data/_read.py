@@ -80,6 +80,14 @@ def require_column(adata: AnnData, key: str, argument: str, *, allow_missing: bo
     return column
 
 
+def require_text(adata: AnnData, key: str, argument: str) -> pd.Series:
+    """Return an obs column as text; errors are those of `require_column`."""
+    column = require_column(adata, key, argument)
+    if isinstance(column.dtype, pd.CategoricalDtype) and column.cat.categories.dtype == object:
+        column = column.astype(object)  # pandas makes no text of categories that are tuples
+    return column.astype(str)
+
+
 def require_number(column: pd.Series, key: str) -> np.ndarray:
     """Return a column as float64.
 

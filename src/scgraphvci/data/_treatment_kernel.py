@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 Kind = Literal["linear", "radial"]
+TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class TreatmentKernel:
     features
         Descriptors of seen treatments, standardised, shape ``(n_treatments, n_features)``.
     centre, spread
-        What standardises descriptors, shape ``(n_features,)``.
+        What standardises descriptors, shape ``(n_features,)``; a spread is larger, the less the descriptor counts.
     width
         Mean squared norm (linear) or median squared distance (radial) of seen treatments.
     variance
@@ -45,16 +46,33 @@ class TreatmentKernel:
     excess: float = 1.0
 
     @classmethod
-    def of(cls, features: np.ndarray, kind: Kind, variance: float) -> TreatmentKernel:
-        """Build the covariance of seen treatments; descriptors that do not vary among them count for nothing."""
+    def of(
+        cls, features: np.ndarray, kind: Kind, variance: float, relevance: np.ndarray | None = None
+    ) -> TreatmentKernel:
+        """Build the covariance of seen treatments; descriptors that do not vary among them count for nothing.
+
+        Parameters
+        ----------
+        features
+            Descriptors of seen treatments, shape ``(n_treatments, n_features)``.
+        kind
+            Which covariance.
+        variance
+            Prior variance of a seen treatment.
+        relevance
+            How much the square of each standardised descriptor counts, shape ``(n_features,)``; all alike if None.
+        """
         centre, spread = features.mean(axis=0), features.std(axis=0)
+        if relevance is not None:
+            spread = spread / np.sqrt(np.maximum(relevance, TINY))
+            spread[relevance <= 0] = np.inf
         spread = np.where(spread > 0, spread, np.inf)
         standard = (features - centre) / spread
         distance = _squared_distances(standard, standard)
         apart = distance[np.triu_indices(len(distance), 1)]
         width = float((standard**2).sum(axis=1).mean()) if kind == "linear" else float(np.median(apart))
         none = np.zeros((len(features), 0))
-        return cls(kind, standard, centre, spread, max(width, 1e-12), variance, none, none)
+        return cls(kind, standard, centre, spread, max(width, TINY), variance, none, none)
 
     @property
     def matrix(self) -> np.ndarray:
@@ -89,6 +107,29 @@ class TreatmentKernel:
         if self.kind == "linear":
             return self.variance * (standard @ self.features.T) / self.width
         return self.variance * np.exp(-_squared_distances(standard, self.features) / self.width)
+
+
+def descriptor_relevance(features: np.ndarray, response: np.ndarray) -> np.ndarray:
+    """Share of the variance of all responses that each descriptor explains alone, beyond the share chance gives it.
+
+    With far more descriptors than treatments a regression cannot weigh them; one at a time, over all genes, they can
+    be weighed.
+
+    Parameters
+    ----------
+    features
+        Descriptors, shape ``(n_treatments, n_features)``.
+    response
+        Responses, shape ``(n_treatments, n_genes)``.
+
+    Returns
+    -------
+    Shape ``(n_features,)``; 0 for descriptors that explain no more than a random one.
+    """
+    x, y = features - features.mean(axis=0), response - response.mean(axis=0)
+    gram = y @ y.T
+    explained = (x * (gram @ x)).sum(axis=0) / np.maximum((x**2).sum(axis=0) * np.trace(gram), TINY)
+    return np.maximum(explained - 1 / max(len(x) - 1, 1), 0)
 
 
 def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from anndata import AnnData
 from anndata.abc import CSCDataset
 from scipy import sparse
 
+from scgraphvci._untrusted import read_h5ad
 from scgraphvci.datasets._download import PublicFile, fetch
 from scgraphvci.pp import split_ood
 
@@ -111,7 +112,7 @@ def load(
     """
     paths = [fetch(file) for file in preparation.files] if path is None else local_files(path, preparation.files)
     if not processed:
-        return _join([ad.read_h5ad(each) for each in paths])
+        return _join([read_h5ad(each) for each in paths])
     adata = _join([_read_good_cells(each, preparation) for each in paths])
     adata.obs = preparation.name_columns(adata.obs)
     if preparation.share < 1:
@@ -183,7 +184,7 @@ def local_files(path: str | Path | Sequence[str | Path], files: Sequence[PublicF
 
 def _read_good_cells(path: Path, preparation: Preparation) -> AnnData:
     """Read the cells that pass, looking at the others in blocks only."""
-    adata = ad.read_h5ad(path, backed="r")
+    adata = read_h5ad(path, backed="r")
     missing = [column for column in preparation.columns if column not in adata.obs]
     if missing:
         msg = (
@@ -193,7 +194,7 @@ def _read_good_cells(path: Path, preparation: Preparation) -> AnnData:
         raise KeyError(msg)
     if isinstance(adata.X, CSCDataset):  # stored by gene, which blocks of cells cannot be read from
         adata.file.close()
-        adata = ad.read_h5ad(path)
+        adata = read_h5ad(path)
         adata.X = adata.X.tocsr()
     column = preparation.gene_column
     genes = pd.Index(adata.var[column].astype(str) if column in adata.var else adata.var_names)

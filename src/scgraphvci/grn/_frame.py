@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from scgraphvci._untrusted import check_size, open_gzip
+
 logger = logging.getLogger(__name__)
 
 Table = pd.DataFrame | str | os.PathLike[str]
@@ -100,11 +102,24 @@ def read_table(table: Table, name: str, *, index: bool = False) -> pd.DataFrame:
         raise ValueError(msg)
     try:
         if suffix == ".parquet":
-            return pd.read_parquet(path)
-        return pd.read_csv(path, sep=separators[suffix], index_col=0 if index else None)
+            return _read_parquet(path)
+        separator, names = separators[suffix], 0 if index else None
+        if path.suffix != ".gz":
+            return pd.read_csv(path, sep=separator, index_col=names)
+        with open_gzip(path) as stream:
+            return pd.read_csv(stream, sep=separator, index_col=names)
     except UNREADABLE as error:
         msg = f"`{name}`: {path.name!r} cannot be read as {suffix} ({error}). It is damaged, or of another kind."
         raise ValueError(msg) from error
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    """Read a parquet file, in which a few bytes can stand for any number of equal values."""
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.ParquetFile(path).metadata
+    check_size(path, 8 * table.num_rows * table.num_columns)
+    return pd.read_parquet(path)
 
 
 def check_columns(table: pd.DataFrame, columns: Iterable[str], name: str, advice: str) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import re
 from collections.abc import Iterator
-from os import PathLike, fspath
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from scgraphvci._untrusted import open_text
 from scgraphvci.grn._frame import UNREADABLE
 
 _N_FIELDS = 9  # of a line of GTF
@@ -80,8 +79,7 @@ def read_gtf(path: str | PathLike[str], *, feature: str = "gene", attribute: str
 
 def _lines(path: str | PathLike[str]) -> Iterator[tuple[int, str]]:
     """Yield the numbers and texts of lines that say something."""
-    opened = gzip.open(path, "rt") if fspath(path).endswith(".gz") else Path(path).open()
-    with opened as lines:
+    with open_text(path) as lines:
         try:
             for number, line in enumerate(lines, start=1):
                 if line.strip() and not line.startswith("#"):

@@ -125,7 +125,7 @@ def _links(table: pd.DataFrame, p: float | None, top: int | None) -> pd.DataFram
         msg = f"top={top} must be at least 1; None keeps all links."
         raise ValueError(msg)
     values = {column: numbers(table, column, "net") for column in needed[2:]}
-    links = pd.DataFrame({"source": table["source"].array, "target": table["target"].array, **values})
+    links = table[["source", "target"]].assign(**values)
     kept = links if p is None else links[links["p"] <= p]
     if kept.empty and len(links):
         msg = f"None of {len(links)} links has p <= {p} (smallest {links['p'].min()}). Raise `p`, or None for all."

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from scgraphvci._untrusted import read_h5mu
 from scgraphvci.grn._frame import check_columns, names_of, read_edges, read_table
 
 _SIGN_IN_NAME = r"_([+-])[/_][+-](?:_\(\d+[gr]\))?$"
@@ -86,9 +87,7 @@ def _triplets(data: Any, kind: str) -> pd.DataFrame:
         msg = f"kind={kind!r} must be 'direct' or 'extended'."
         raise ValueError(msg)
     if isinstance(data, str | os.PathLike) and Path(data).suffix == ".h5mu":
-        import mudata
-
-        data = mudata.read_h5mu(data)
+        data = read_h5mu(data)
     if not hasattr(data, "uns"):
         return read_table(data, "data")
     key = f"{kind}_e_regulon_metadata"

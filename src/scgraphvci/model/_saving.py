@@ -23,6 +23,7 @@ from scgraphvci._compat import (
     parse_device_args,
     validate_var_names,
 )
+from scgraphvci._untrusted import read_h5ad, read_h5mu
 from scgraphvci.train._checkpoint import TrainRunner
 
 if TYPE_CHECKING:
@@ -288,7 +289,7 @@ def _write_data(adata: AnnData | MuData, path: Path, **kwargs: Any) -> None:
 
 def _saved_data(path: Path) -> AnnData | MuData | bool:
     if path.is_file():
-        return mudata.read_h5mu(path) if path.suffix == ".h5mu" else anndata.read_h5ad(path)
+        return read_h5mu(path) if path.suffix == ".h5mu" else read_h5ad(path)
     msg = f"No data were passed and none were saved at {path}: the model is loaded without data."
     warnings.warn(msg, UserWarning, stacklevel=3)
     return False

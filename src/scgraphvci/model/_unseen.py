@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from scvi.model.base import BaseModelClass
 
 from scgraphvci._constants import KEYS
-from scgraphvci.data import Network, cell_residuals
-from scgraphvci.data._descriptor_field import SIGN
-from scgraphvci.data._unseen import MIN_SEEN, Effect, Genes, Seen, UnseenModel, fit_unseen
+from scgraphvci.data import cell_residuals
+from scgraphvci.data._kriging import told_apart
+from scgraphvci.data._unseen import MIN_SEEN, Effect, Genes, Seen, UnseenModel
+from scgraphvci.data._unseen_fit import fit_unseen
+from scgraphvci.model._unseen_strata import UnseenStrataMixin, effect_frame
 from scgraphvci.module._likelihood import is_count
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from scgraphvci.data import StratumMoments
@@ -26,8 +29,6 @@ if TYPE_CHECKING:
 
 MAX_VALUES = 40_000_000  # seen treatments times genes or edges that the fit looks at: 320 MB
 DOSE_TOLERANCE = 1e-6  # relative, of rounding
-
-_Base: Any = BaseModelClass if TYPE_CHECKING else object
 
 
 class Target(NamedTuple):
@@ -42,7 +43,7 @@ class Target(NamedTuple):
     unseen
         What its unseen perturbations add to the response pooled over strata, shape ``(n_genes,)``; None without any.
     amount
-        Sum of their doses.
+        Sum of the responses to their doses, over those to the largest.
     """
 
     vector: np.ndarray
@@ -51,13 +52,15 @@ class Target(NamedTuple):
     amount: float = 0.0
 
 
-class UnseenMixin(_Base):
+class UnseenMixin(UnseenStrataMixin):
     """Predicts responses to unseen treatments; needs `treatments` and a module with a baseline."""
 
     unseen_: dict[str, Any] | None = None  # what was fitted, as plain data: attributes with an underscore are saved
 
-    def unseen_effect(self, treatment: str, alpha: float = 0.05) -> pd.DataFrame:
-        """Return the average effect foretold of a treatment that no training cell received, with intervals.
+    def unseen_effect(
+        self, treatment: str, alpha: float = 0.05, stratum: Mapping[str, str] | None = None
+    ) -> pd.DataFrame:
+        """Return the effect foretold of a treatment that no training cell received, with intervals.
 
         Intervals are conformal: each seen treatment is left out in turn, and the errors that are made, in units of
         their expected size, tell how large those of a new one are. They hold if the new treatment is as exchangeable
@@ -70,6 +73,10 @@ class UnseenMixin(_Base):
             one this is what the others would foretell of it, its own cells notwithstanding; no interval for it.
         alpha
             One minus the level of the intervals; at least 1 / (n + 1) with n seen treatments.
+        stratum
+            A level of every covariate, for example ``{"cell_type": "B"}``: the effect there of a treatment that
+            training cells received in other strata only. Its intervals are calibrated on strata that were left out of
+            the treatments measured in them.
 
         Returns
         -------
@@ -78,15 +85,20 @@ class UnseenMixin(_Base):
         the seen treatments this one is: `relative_error`, the expected error over that of a left-out seen treatment;
         `explained`, the share of the variance between seen treatments that was foretold of them when left out;
         `n_seen`; and with `treatment_features` that are of use the `nearest` seen treatment and `distance`, how far it
-        is, over the median distance of seen treatments to their nearest.
+        is, over the median distance of seen treatments to their nearest. With `stratum`, `attrs` hold `n_left_out`, the
+        pairs of a treatment and a stratum that intervals are calibrated on, and `new_covariate`, whose level is new to
+        the treatment (None: only the combination of levels is).
 
         Raises
         ------
         ValueError
-            If nothing is known of the treatment, training cells received it, or `alpha` is too small.
+            If nothing is known of the treatment, training cells received it (in the stratum, if one is given), there
+            is no such stratum, or `alpha` is too small.
         """
         self._check_if_trained(warn=False)
         name = str(treatment)
+        if stratum is not None:
+            return self._effect_in_stratum(name, alpha, stratum)
         if name not in self._unseen_members(name):
             msg = (
                 f"{name!r} is not a single unseen perturbation. Use `marginal_effect` for treatments with training "
@@ -95,19 +107,11 @@ class UnseenMixin(_Base):
             raise ValueError(msg)
         effect, model = self._foretold(name), self._unseen_model(name)
         reach = model.margin(alpha) * effect.sd
-        frame = pd.DataFrame(
-            {
-                "estimate": effect.shift,
-                "std_error": effect.sd,
-                "ci_low": effect.shift - reach,
-                "ci_high": effect.shift + reach,
-            },
-            index=pd.Index(self._model_genes(), name="gene"),
-        )
+        frame = effect_frame(self._model_genes(), effect.shift, effect.sd, reach)
         frame.attrs = {
-            "relative_error": float(np.sqrt(np.mean((effect.sd / model.scale) ** 2)) / model.usual_sd),
+            "relative_error": float(np.sqrt(np.mean((effect.sd / model.scale) ** 2)) / model.errors.usual),
             "explained": max(0.0, 1 - model.error / model.mean_error) if model.mean_error > 0 else 0.0,
-            "n_seen": len(model.scores),
+            "n_seen": len(model.errors.scores),
         }
         if effect.nearest >= 0:
             names = (self.unseen_ or {})["names"]
@@ -118,11 +122,14 @@ class UnseenMixin(_Base):
         self, registered: RegisteredCells, train: np.ndarray, moments: StratumMoments, fit: MeanModel | None
     ) -> None:
         """Learn from the seen treatments to foretell others, where something is known of them."""
-        self.unseen_ = None
+        self.unseen_ = self.unseen_strata_ = None
         if fit is None:
             return
+        self._fit_unseen_strata(fit)
         table = self.treatments
         rows = np.flatnonzero(np.isfinite(fit.noise))
+        if fit.regression is not None:
+            rows = rows[told_apart(fit.regression[0].blocks, len(table.perturbations))[rows]]
         network, features = self._network(), self._features(table.perturbations)
         gene = pd.Index(self._model_genes()).get_indexer(table.perturbations)
         if rows.size < MIN_SEEN or (features is None and (gene[rows] >= 0).sum() < MIN_SEEN):
@@ -190,6 +197,8 @@ class UnseenMixin(_Base):
                 position = table.perturbations.index(member)
                 amounts[member] = float(vector[position])
                 vector[position] = 0
+        bent = self.module.baseline.bent(torch.tensor(list(amounts.values()))).tolist()
+        amounts = dict(zip(amounts, bent, strict=True))
         total = np.sum([amounts[member] * effects[member].shift for member in unseen], axis=0)
         return Target(vector, received, total, sum(amounts.values()))
 
@@ -261,50 +270,6 @@ class UnseenMixin(_Base):
                 raise ValueError(msg) from None
         msg = f"No training cell received {member!r}, and nothing foretells its effect: it must {_need(described)}."
         raise ValueError(msg)
-
-    def _described(self) -> dict[str, Any] | None:
-        """Descriptors of treatments in the registry, if any."""
-        if KEYS.DESCRIPTORS not in self.registry["field_registries"]:
-            return None
-        state = self.get_state_registry(KEYS.DESCRIPTORS)
-        return state if state["values"] is not None else None
-
-    def _features(self, names: Any) -> np.ndarray | None:
-        """Descriptors of treatments, NaN for those without; None if there are no descriptors."""
-        described = self._described()
-        if described is None:
-            return None
-        row = {name: i for i, name in enumerate(described["names"])}
-        values = np.asarray(described["values"], dtype=np.float64)
-        found = [values[row[name]] if name in row else np.full(values.shape[1], np.nan) for name in names]
-        return np.stack(found)
-
-    def _gene(self, name: str) -> int:
-        """Position of the gene that a treatment is named after, -1 if there is none."""
-        genes = self._model_genes()
-        return genes.index(name) if name in genes else -1
-
-    def _sign(self, name: str, *, required: bool = False) -> float:
-        """Direction of a perturbation, 0 where it is not said."""
-        if KEYS.DESCRIPTORS not in self.registry["field_registries"]:
-            return 0.0
-        direction = self.get_state_registry(KEYS.DESCRIPTORS)["direction"]
-        if direction is None or isinstance(direction, str):
-            return SIGN.get(str(direction), 0.0)
-        if required and name not in direction:
-            msg = f"`perturbation_direction` says nothing of {name!r}. Name its direction at setup."
-            raise ValueError(msg)
-        return SIGN.get(direction.get(name, ""), 0.0)
-
-    def _network(self) -> Network | None:
-        """The registered network, if it has edges between different genes."""
-        graph = self.get_state_registry(KEYS.GRAPH)
-        if not graph:
-            return None
-        edges = np.asarray(graph["edge_index"])
-        if not np.any(edges[0] != edges[1]):
-            return None
-        return Network(edges, np.asarray(graph["edge_weight"]))
 
 
 def _need(described: dict[str, Any] | None) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import embedding, embedding_bag
 
+from scgraphvci.data._dose_response import DoseResponse
 from scgraphvci.data._mean_model import N_FEATURES
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class MeanBaseline(nn.Module):
     heterogeneity: Tensor
     deviation: Tensor
     deviation_covariate: Tensor
+    dose_response: Tensor
 
     def __init__(self, n_genes: int, n_perturbations: int, n_levels: Sequence[int]) -> None:
         super().__init__()
@@ -47,6 +49,7 @@ class MeanBaseline(nn.Module):
         self.register_buffer("heterogeneity", torch.zeros(2, n_genes))
         self.register_buffer("deviation", torch.zeros(0, n_perturbations, n_genes))  # as many levels as the fit has
         self.register_buffer("deviation_covariate", torch.zeros((), dtype=torch.long))
+        self.register_buffer("dose_response", torch.tensor(DoseResponse()))
         for j, n in enumerate(n_levels):
             self.register_buffer(f"offset_{j}", torch.zeros(n, n_genes))
             self.register_buffer(f"features_{j}", torch.zeros(n, n_features))
@@ -58,6 +61,7 @@ class MeanBaseline(nn.Module):
         self.heterogeneity.copy_(torch.as_tensor(fit.heterogeneity))
         self.deviation = torch.as_tensor(fit.deviation).to(self.shift)
         self.deviation_covariate.fill_(fit.deviation_covariate)
+        self.dose_response.copy_(torch.tensor(fit.dose_response))
         n_features = fit.interaction.shape[1]
         self.interaction.zero_()
         self.interaction[:, :n_features] = torch.as_tensor(fit.interaction).to(self.interaction)
@@ -66,12 +70,21 @@ class MeanBaseline(nn.Module):
             self.get_buffer(f"features_{j}").zero_()[:, :n_features] = torch.as_tensor(features).to(self.shift)
 
     def response(self, treatment: Tensor, levels: Tensor) -> Tensor:
-        """Return the shift from control, shape ``(n_cells, n_genes)``.
+        """Return the shift from control, shape ``(n_cells, n_genes)``."""
+        return self._sum_of_responses(treatment, levels, bent=True)
+
+    def bent(self, amount: Tensor) -> Tensor:
+        """Return the response to doses relative to the largest, over that to the largest."""
+        saturation, steepness = self.dose_response
+        return DoseResponse(saturation, steepness)(amount)
+
+    def _sum_of_responses(self, treatment: Tensor, levels: Tensor, *, bent: bool) -> Tensor:
+        """Sum the responses to largest doses, times the entries of treatment vectors or the responses to these doses.
 
         Treatment vectors hold few perturbations: looking their rows up costs the same for 5 and for 5,000 of them.
         """
         cell, perturbation = treatment.nonzero(as_tuple=True)
-        amount = treatment[cell, perturbation]
+        amount = self.bent(treatment[cell, perturbation]) if bent else treatment[cell, perturbation]
         first = (treatment != 0).sum(dim=1).cumsum(0)
         first = torch.cat([first.new_zeros(1), first[:-1]])  # where the perturbations of each cell begin
         total = _weighted_rows(self.shift, perturbation, first, amount)
@@ -90,7 +103,7 @@ class MeanBaseline(nn.Module):
     def mean_response(self, weight: Tensor, levels: Tensor) -> Tensor:
         """Return a weighted mean of responses to single perturbations, shape ``(n_cells, n_genes)``."""
         rows, stratum = torch.unique(levels, dim=0, return_inverse=True)
-        return self.response(weight.expand(len(rows), -1), rows)[stratum]
+        return self._sum_of_responses(weight.expand(len(rows), -1), rows, bent=False)[stratum]
 
     def forward(self, treatment: Tensor, levels: Tensor) -> Tensor:
         """Return the mean of each cell's stratum under a treatment, shape ``(n_cells, n_genes)``."""
@@ -98,14 +111,17 @@ class MeanBaseline(nn.Module):
 
     def mean(self, response: Tensor, levels: Tensor) -> Tensor:
         """Return the mean of each cell's stratum, given its response, shape ``(n_cells, n_genes)``."""
-        total = self.intercept + response
-        return total + self._sum("offset", levels) if self.n_covariates else total
+        if not self.n_covariates:
+            return self.intercept + response
+        return (self._sum("offset", levels) + response).add_(self.intercept)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Take deviations of any number of levels: none before training, those of one covariate after it."""
         stored = state_dict.get(f"{prefix}deviation")
         if stored is not None and stored.shape[1:] == self.deviation.shape[1:]:
             self.deviation = self.deviation.new_zeros(stored.shape)
+        # Models saved before it was fitted: proportional.
+        state_dict.setdefault(f"{prefix}dose_response", torch.tensor(DoseResponse()))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _sum(self, name: str, levels: Tensor) -> Tensor:

@@ -22,11 +22,12 @@ from scgraphvci.module._likelihood import (
     distribution,
     initial_dispersion,
     is_count,
+    log1p_rate,
     mean_of,
     n_parameters,
 )
 from scgraphvci.module._networks import CovariateEncoder, Decoder, Encoder, Pooling
-from scgraphvci.module._objective import COUNTERFACTUAL_KEY, DistributionLoss, ObjectiveMixin
+from scgraphvci.module._objective import COUNTERFACTUAL_KEY, TARGET_SET_KEY, DistributionLoss, ObjectiveMixin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -230,7 +231,7 @@ class GraphVCIModule(ObjectiveMixin, BaseModuleClass):
             return value - self.input_mean
         response = self.baseline.response(treatment, levels) if response is None else response
         expected = self.baseline.intercept + response
-        return value - (torch.log1p(mean_of("nb", [expected])) if count else expected)
+        return value - (log1p_rate(expected) if count else expected)
 
     def fourier_features(self, outcome: Tensor) -> Tensor:
         """Return Fourier features of outcomes on the model's scale, shape ``(n_cells, n_features)``."""
@@ -280,9 +281,9 @@ class GraphVCIModule(ObjectiveMixin, BaseModuleClass):
             parameters[1] = parameters[1] + DROPOUT_LOGIT
         if self.baseline is not None:
             response = self.baseline.response(treatment, levels) if response is None else response
-            parameters[0] = parameters[0] + self.baseline.mean(response, levels)
-            if self.gain is not None:
-                parameters[0] = torch.addcmul(parameters[0], self.gain(latent), response)
+            # In place: arrays of cells x genes are large.
+            mean = self.baseline.mean(response, levels).add_(parameters[0])
+            parameters[0] = mean if self.gain is None else mean.addcmul_(self.gain(latent), response)
         return parameters
 
     def mean(self, parameters: list[Tensor]) -> Tensor:
@@ -332,7 +333,8 @@ class GraphVCIModule(ObjectiveMixin, BaseModuleClass):
     def _get_generative_input(
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Any], **kwargs: Any
     ) -> dict[str, Any]:
-        return {**inference_outputs, "counterfactual": tensors.get(COUNTERFACTUAL_KEY)}
+        counterfactual, member = tensors.get(COUNTERFACTUAL_KEY), tensors.get(TARGET_SET_KEY)
+        return {**inference_outputs, "counterfactual": counterfactual, "member": member}
 
     @auto_move_data
     def generative(
@@ -342,25 +344,39 @@ class GraphVCIModule(ObjectiveMixin, BaseModuleClass):
         cells: dict[str, Any],
         response: Tensor | None,
         counterfactual: Tensor | None,
+        member: Tensor | None = None,
     ) -> dict[str, Any]:
-        """Decode latent samples under the cells' own treatment and one of them under the counterfactual one."""
+        """Decode latent samples under the cells' own treatment and one of them under the counterfactual one.
+
+        `member` tells cells of the same stratum and counterfactual treatment, whose response is the same.
+        """
         treatment, levels, n_samples = cells["treatment"], cells["levels"], self.n_samples
         latent = qz.rsample((n_samples,)).flatten(0, 1)
         n, n_factual = len(treatment), len(latent)
         outputs: dict[str, Any] = {"counterfactual_parameters": None, "counterfactual_response": None}
         treatments, responses = [treatment] * n_samples, [response] * n_samples
         if counterfactual is not None:  # one pass through the decoder for both
-            other = self.response(counterfactual, levels)
+            other = self._response_by_set(counterfactual, levels, member)
             latent = torch.cat([latent, latent[:n]])
             treatments, responses = [*treatments, counterfactual], [*responses, other]
             outputs["counterfactual_response"] = other
         stacked = None if response is None else torch.cat([part for part in responses if part is not None])
         where = levels.repeat(len(treatments), 1)
         parameters = self.decode(latent, torch.cat(treatments), where, genes, stacked)
-        outputs["parameters"] = [parameter[:n_factual].view(n_samples, n, -1) for parameter in parameters]
+        # Split, not sliced: gradients of slices are arrays of zeros that are added up.
+        split = [parameter.split([n_factual, len(latent) - n_factual]) for parameter in parameters]
+        outputs["parameters"] = [own.view(n_samples, n, -1) for own, _ in split]
         if counterfactual is not None:
-            outputs["counterfactual_parameters"] = [parameter[n_factual:] for parameter in parameters]
+            outputs["counterfactual_parameters"] = [other for _, other in split]
         return outputs
+
+    def _response_by_set(self, treatment: Tensor, levels: Tensor, member: Tensor | None) -> Tensor | None:
+        """Return the baseline's response, computed once for cells of a set; shape ``(n_cells, n_genes)``."""
+        if member is None or self.baseline is None:
+            return self.response(treatment, levels)
+        cells = torch.arange(len(member), device=member.device)
+        one = member.new_empty(int(member.max()) + 1).scatter_(0, member, cells)  # any cell of each set
+        return self.baseline.response(treatment[one], levels[one])[member]
 
     @torch.inference_mode()
     def sample(self, tensors: dict[str, Tensor], n_samples: int = 1) -> Tensor:

@@ -28,9 +28,9 @@ DistributionLoss = Literal["kernel", "gaussian", "mmd", "adversarial"]
 
 # Keys the training plan adds to a minibatch.
 COUNTERFACTUAL_KEY = "counterfactual_treatment"  # treatment vectors t', (n_cells, n_perturbations)
-TARGET_MEAN_KEY = "target_mean"  # moments of (x, t'), (n_cells, n_genes)
+TARGET_MEAN_KEY = "target_mean"  # moments of the pairs (x, t') of the minibatch, (n_sets, n_genes)
 TARGET_VARIANCE_KEY = "target_variance"
-TARGET_SET_KEY = "target_set"  # code of (x, t'): cells with the same one form a set, (n_cells,)
+TARGET_SET_KEY = "target_set"  # which of these pairs: cells with the same one form a set, (n_cells,)
 TARGET_KNOWN_KEY = "target_known"  # whether there are moments of (x, t'), (n_cells,)
 TARGET_EMBEDDING_KEY = "target_embedding"  # mean Fourier features of (x, t'), (n_cells, n_features)
 TARGET_OBSERVED_KEY = "target_observed"  # whether these are known, (n_cells,)
@@ -126,14 +126,20 @@ class ObjectiveMixin(_Base):
             drawn = draw_like(self.outcome_distribution(parameters))
             logit = discriminator(self, drawn, tensors[COUNTERFACTUAL_KEY], cells["levels"], cells["continuous"])
             return nn.functional.softplus(-logit)
-        mean, variance = tensors[TARGET_MEAN_KEY], tensors[TARGET_VARIANCE_KEY]
-        if self.distribution_target == "stratum":
-            predicted = mean_by_target(predicted, tensors[TARGET_SET_KEY])
+        mean, variance, member = tensors[TARGET_MEAN_KEY], tensors[TARGET_VARIANCE_KEY], tensors[TARGET_SET_KEY]
+        by_set = self.distribution_target == "stratum"
+        if by_set:
+            predicted = mean_by_set(predicted, member, len(mean))
+        else:
+            mean, variance = mean[member], variance[member]
         if self.distribution_loss == "gaussian":
-            return gaussian_distance(predicted, mean, variance)
-        bandwidth = self.within_scale if self.kernel_bandwidth == "gene" else float(self.kernel_bandwidth)
-        distance = kernel_distance(predicted, mean, variance, bandwidth)
-        if self.distribution_loss == "kernel":
+            distance = gaussian_distance(predicted, mean, variance)
+        else:
+            bandwidth = self.within_scale if self.kernel_bandwidth == "gene" else float(self.kernel_bandwidth)
+            distance = kernel_distance(predicted, mean, variance, bandwidth)
+        if by_set:
+            distance = distance[member]
+        if self.distribution_loss != "mmd":
             return distance
         features = self.fourier_features(draw_like(self.outcome_distribution(parameters)))
         discrepancy = squared_discrepancy(features, tensors[TARGET_EMBEDDING_KEY], tensors[TARGET_SET_KEY])
@@ -172,8 +178,8 @@ def gaussian_distance(predicted: Tensor, mean: Tensor, variance: Tensor) -> Tens
     return -Normal(mean, variance.sqrt(), validate_args=False).log_prob(predicted).mean(dim=-1)
 
 
-def mean_by_target(predicted: Tensor, target: Tensor) -> Tensor:
-    """Replace each cell's counterfactual by the mean over the cells of the batch with the same target.
+def mean_by_set(predicted: Tensor, member: Tensor, n_sets: int) -> Tensor:
+    """Mean counterfactual of the cells of the batch with the same stratum and counterfactual treatment.
 
     A distance of these means to the moments of the target asks the *set* of counterfactuals to match a stratum, and
     leaves each of them free to differ; a distance of single counterfactuals pulls every cell to the stratum's mean.
@@ -182,17 +188,19 @@ def mean_by_target(predicted: Tensor, target: Tensor) -> Tensor:
     ----------
     predicted
         Counterfactual means, shape ``(n_cells, n_genes)``.
-    target
-        Code of each cell's stratum and counterfactual treatment, shape ``(n_cells,)``.
+    member
+        Set of each cell, shape ``(n_cells,)``.
+    n_sets
+        Number of sets, each with a cell at least.
 
     Returns
     -------
-    Shape ``(n_cells, n_genes)``.
+    Shape ``(n_sets, n_genes)``, in float32 at least.
     """
-    codes, group = torch.unique(target, return_inverse=True)
-    total = predicted.new_zeros(codes.numel(), predicted.shape[1]).index_add(0, group, predicted)
-    count = torch.bincount(group, minlength=codes.numel()).to(predicted.dtype)
-    return (total / count[:, None])[group]
+    with torch.autocast(device_type=predicted.device.type, enabled=False):
+        predicted = predicted.to(torch.promote_types(predicted.dtype, torch.float32))
+        share = nn.functional.one_hot(member, n_sets).T.to(predicted.dtype)
+        return (share / share.sum(dim=1, keepdim=True)) @ predicted
 
 
 def latent_divergence(factual: Normal, counterfactual: Normal, n_genes: int) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from math import ceil
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -17,6 +19,47 @@ Drawn = Figure | Axes | np.ndarray | None
 # Okabe and Ito's palette: told apart with any kind of colour vision.
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#999999"
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE)  # of lines that stand for different things
+WIDEST = 13.0  # inches of a row of panels
+N_SAID = 20  # names that an error lists
+
+
+def listed(names: Sequence[str] | str) -> list[str]:
+    """Return names as a list: a plain string is one name."""
+    return [names] if isinstance(names, str) else list(names)
+
+
+def choose(kind: str, names: Sequence[str] | str | None, known: Iterable[str], hint: str = "") -> list[str]:
+    """Return the names to draw, in the order asked for; all of those known if None.
+
+    Parameters
+    ----------
+    kind
+        What they are names of, in the plural and with a capital letter.
+    names
+        Those asked for; a plain string is one name.
+    known
+        All there are; may repeat.
+    hint
+        What else to say of names that are not known.
+
+    Raises
+    ------
+    KeyError
+        If a name is not known.
+    ValueError
+        If no name is asked for.
+    """
+    known = list(dict.fromkeys(known))
+    chosen = known if names is None else listed(names)
+    unknown = [name for name in chosen if name not in known]
+    if unknown:
+        more = f" and {len(known) - N_SAID} more" if len(known) > N_SAID else ""
+        msg = f"{kind} {unknown} are not in what is drawn. It holds {known[:N_SAID]}{more}.{' ' * bool(hint)}{hint}"
+        raise KeyError(msg)
+    if not chosen:
+        msg = f"{kind} to draw: none. Name at least one of {known[:N_SAID]}, or leave the argument out for all."
+        raise ValueError(msg)
+    return chosen
 
 
 def panels(
@@ -24,8 +67,9 @@ def panels(
     ax: Axes | Sequence[Axes] | np.ndarray | None,
     figsize: tuple[float, float] | None,
     size: tuple[float, float],
+    beside: float = 0.0,
 ) -> np.ndarray:
-    """Return `n` axes, the user's or new ones side by side.
+    """Return `n` axes, the user's or new ones in as few rows of like length as a page is wide.
 
     Parameters
     ----------
@@ -37,6 +81,8 @@ def panels(
         Size of a new figure; `size` for each panel if None.
     size
         Width and height of a panel.
+    beside
+        Width to add for what stands beside the panels of a row.
 
     Raises
     ------
@@ -44,13 +90,21 @@ def panels(
         If the number of axes is not `n`.
     """
     if ax is None:
-        width, height = figsize or (size[0] * n, size[1])
-        return plt.subplots(1, n, figsize=(width, height), squeeze=False, layout="constrained")[1].ravel()
+        n_rows = ceil(n / max(1, int(WIDEST / size[0])))
+        n_columns = ceil(n / n_rows)
+        figure = plt.figure(figsize=figsize or (size[0] * n_columns + beside, size[1] * n_rows), layout="constrained")
+        return np.array([figure.add_subplot(n_rows, n_columns, 1 + i) for i in range(n)], dtype=object)
     given = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
     if given.size != n:
         msg = f"This plot has {n} panel(s), but {given.size} axes were given in `ax`."
         raise ValueError(msg)
     return given
+
+
+def starts_row(axes: np.ndarray) -> list[bool]:
+    """Say which axes have none of the others to their left: those that say what the vertical axis is."""
+    left = [axis.get_position().x0 for axis in axes]
+    return [True, *(after <= before + 1e-3 for before, after in pairwise(left))]
 
 
 def finish(axes: np.ndarray, show: bool | None, return_fig: bool, *, single: bool = False) -> Drawn:

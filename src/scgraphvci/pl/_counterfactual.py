@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from scgraphvci.data._treatments import Dose
-from scgraphvci.pl._base import BLUE, GREY, ORANGE, Drawn, finish, legend_beside, panels, tidy
+from scgraphvci.pl._base import BLUE, GREY, ORANGE, Drawn, finish, legend_beside, listed, panels, starts_row, tidy
 from scgraphvci.pl._counterfactual_cells import (
     CONTROL,
     COUNTERFACTUAL,
@@ -90,22 +90,21 @@ def counterfactual_violins(
     >>> [ax.get_title() for ax in axes] == adata.var_names[:2].tolist()
     True
     """
-    genes = [genes] if isinstance(genes, str) else list(genes)
-    names = [treatments] if isinstance(treatments, str) else list(treatments)
+    genes, names = listed(genes), listed(treatments)
     cells = counterfactual_cells(model, genes, names, stratum, dose, seed)
     upright = len(names) <= 4 and max(map(len, names)) <= 12
     labels = _labels(cells, names, "\n" if upright else ", ")
     per_violin, below = (0.75, 0.0) if upright else (0.45, 0.065 * max(map(len, "\n".join(labels).split("\n"))))
-    width = 0.9 + max(per_violin * len(labels), 1.5) + 1.4 / len(genes)  # with room for the legend
-    axes = panels(len(genes), ax, figsize, (width, 3.0 + below))
-    for i, (axis, gene) in enumerate(zip(axes, genes, strict=True)):
+    width = 0.9 + max(per_violin * len(labels), 1.5)
+    axes = panels(len(genes), ax, figsize, (width, 3.0 + below), beside=1.4)
+    for axis, gene, is_first in zip(axes, genes, starts_row(axes), strict=True):
         _draw(axis, 0, cells.control[gene], CONTROL, "both")
         for position, name in enumerate(names, start=1):
             _draw(axis, position, cells.observed[name][gene], OBSERVED, "low")
             _draw(axis, position, cells.counterfactual[name][gene], COUNTERFACTUAL, "high")
         axis.set_xticks(range(1 + len(names)), labels, fontsize="small",
                         **({} if upright else {"rotation": 90}))  # fmt: skip
-        axis.set(xlim=(-0.6, len(names) + 0.6), ylabel=cells.label if i == 0 else "")
+        axis.set(xlim=(-0.6, len(names) + 0.6), ylabel=cells.label if is_first else "")
         axis.set_title(gene, fontsize="medium")
         tidy(axis)
     legend_beside(axes[-1], handles=[Patch(color=colour, alpha=0.6, label=kind) for kind, colour in COLOUR.items()])

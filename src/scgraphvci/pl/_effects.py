@@ -100,7 +100,7 @@ def effects_forest(
     *,
     treatment: str | None = None,
     stratum: Mapping[str, Any] | Hashable | None = None,
-    genes: Sequence[str] | int = 15,
+    genes: Sequence[str] | str | int = 15,
     ax: Axes | None = None,
     figsize: tuple[float, float] | None = None,
     show: bool | None = None,

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from scgraphvci.estimate import MarginalEffects
-from scgraphvci.pl._base import BLUE, COLOURS, GREY, RED, Drawn, finish, legend_beside, panels, tidy
+from scgraphvci.pl._base import BLUE, COLOURS, GREY, RED, Drawn, finish, legend_beside, listed, panels, tidy
 from scgraphvci.pl._effects import effect_label, one_row, strongest
 from scgraphvci.pl._status import say_status, shorten, with_status
 
@@ -99,7 +99,7 @@ def effects_sensitivity(
     *,
     treatment: str | None = None,
     stratum: Mapping[str, Any] | Hashable | None = None,
-    genes: Sequence[str] | int = 3,
+    genes: Sequence[str] | str | int = 3,
     max_leak: float = 0.3,
     ax: Axes | None = None,
     figsize: tuple[float, float] | None = None,
@@ -128,7 +128,7 @@ def effects_sensitivity(
         the result is not of `robust` with a reference.
     """
     chosen, title = one_row(effects, treatment, stratum)
-    names = strongest(chosen.to_frame(), genes)["gene"].tolist() if isinstance(genes, int) else list(genes)
+    names = strongest(chosen.to_frame(), genes)["gene"].tolist() if isinstance(genes, int) else listed(genes)
     if not 1 <= len(names) <= len(COLOURS):
         msg = f"{len(names)} genes were asked for. Draw 1 to {len(COLOURS)} at a time."
         raise ValueError(msg)

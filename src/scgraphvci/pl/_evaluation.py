@@ -14,7 +14,19 @@ from scgraphvci._evaluation._predictors import SIMPLE
 from scgraphvci._evaluation._summary import MIN_DYNAMIC_RANGE
 from scgraphvci.evaluate import Evaluation
 from scgraphvci.metrics import METRICS
-from scgraphvci.pl._base import BLUE, GREEN, GREY, ORANGE, Drawn, finish, legend_beside, panels, tidy
+from scgraphvci.pl._base import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    Drawn,
+    choose,
+    finish,
+    legend_beside,
+    panels,
+    starts_row,
+    tidy,
+)
 from scgraphvci.pl._status import shorten
 
 COLOUR = {"model": BLUE, "baseline": GREY, "duplicate": GREEN}
@@ -26,7 +38,7 @@ def evaluation_bars(
     evaluation: Evaluation | pd.DataFrame,
     *,
     metrics: Sequence[str] | str = ("pearson_perturbed", "weighted_r2", "centroid_accuracy"),
-    predictors: Sequence[str] | None = None,
+    predictors: Sequence[str] | str | None = None,
     ax: Axes | Sequence[Axes] | None = None,
     figsize: tuple[float, float] | None = None,
     show: bool | None = None,
@@ -66,21 +78,12 @@ def evaluation_bars(
     'mine'
     """
     summary = evaluation.summary() if isinstance(evaluation, Evaluation) else evaluation
-    names = _ordered(summary.index) if predictors is None else list(predictors)
-    unknown = [name for name in names if name not in summary.index]
-    if unknown:
-        msg = f"Predictors {unknown} were not scored. Scored were {list(summary.index)}."
-        raise KeyError(msg)
-    chosen = [metrics] if isinstance(metrics, str) else list(metrics)
-    scored = [name for name in METRICS if (name, "ci_low") in summary.columns]
-    unknown = [name for name in chosen if name not in scored]
-    if unknown:
-        msg = f"Metrics {unknown} were not scored. Scored were {scored}."
-        raise KeyError(msg)
-    axes = panels(len(chosen), ax, figsize, (2.4 + 2.8 / len(chosen), 1.2 + 0.26 * len(names)))
-    for i, (axis, metric) in enumerate(zip(axes, chosen, strict=True)):
+    names = choose("Predictors", predictors, _ordered(summary.index))
+    chosen = choose("Metrics", metrics, [name for name in METRICS if (name, "ci_low") in summary.columns])
+    axes = panels(len(chosen), ax, figsize, (2.4, 1.2 + 0.26 * len(names)), beside=2.8)
+    for axis, metric, is_first in zip(axes, chosen, starts_row(axes), strict=True):
         _draw_metric(axis, metric, pd.DataFrame(summary[metric]), names)
-        axis.set_yticks(range(len(names)), list(map(shorten, names)) if i == 0 else [], fontsize="small")
+        axis.set_yticks(range(len(names)), list(map(shorten, names)) if is_first else [], fontsize="small")
         axis.set_ylim(len(names) - 0.4, -0.6)
         axis.tick_params(axis="y", length=0)
         tidy(axis)

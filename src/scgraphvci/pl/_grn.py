@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from scipy import sparse
 
 from scgraphvci.grn._adata import refined_from
-from scgraphvci.pl._base import BLUE, RED, Drawn, finish, legend_beside, panels
+from scgraphvci.pl._base import BLUE, RED, Drawn, finish, legend_beside, listed, panels, starts_row
 
 MAX_LABELS = 30
 
@@ -63,7 +63,7 @@ def grn_adjacency(
     >>> [ax.get_xlabel() for ax in axes]
     ['targets', 'targets']
     """
-    names = [keys] if isinstance(keys, str) else list(keys)
+    names = listed(keys)
     missing = [name for name in names if name not in adata.varp]
     if missing:
         msg = (
@@ -77,7 +77,7 @@ def grn_adjacency(
         msg = f"The networks {names} have no edge between two different genes."
         raise ValueError(msg)
     axes = panels(len(names), ax, figsize, (4.2, 3.6))
-    for i, (axis, name, network) in enumerate(zip(axes, names, networks, strict=True)):
+    for axis, name, network, is_first in zip(axes, names, networks, starts_row(axes), strict=True):
         block = sparse.coo_array(network[regulators][:, targets])
         row, column = block.coords
         size = float(np.clip(2000 / (regulators.size + targets.size), 0.6, 30))
@@ -92,9 +92,9 @@ def grn_adjacency(
             _draw_changes(axis, sparse.coo_array(networks[names.index(prior)][regulators][:, targets]), block, style)
         axis.set(xlim=(-0.5, targets.size - 0.5), ylim=(regulators.size - 0.5, -0.5), xlabel="targets")
         axis.set_title(f"{name}: {block.nnz:,} edges", fontsize="medium")
-        axis.set_ylabel("regulators" if i == 0 else "")
+        axis.set_ylabel("regulators" if is_first else "")
         axis.set_xticks([])
-        _label_rows(axis, adata.var_names.astype(str).to_numpy()[regulators] if i == 0 else None)
+        _label_rows(axis, adata.var_names.astype(str).to_numpy()[regulators] if is_first else None)
     return finish(axes, show, return_fig)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 
-from scgraphvci.pl._base import COLOURS, GREY, Drawn, finish, legend_beside, panels, tidy
+from scgraphvci.pl._base import COLOURS, GREY, Drawn, choose, finish, legend_beside, panels, starts_row, tidy
 
 COLUMNS = ("predictor", "regulator", "recall", "precision", "density")
 
@@ -52,15 +52,10 @@ def grn_precision_recall(
     if missing:
         msg = f"`curves` has no column {missing}. Make it with `scgraphvci.grn.precision_recall`."
         raise KeyError(msg)
-    known = list(dict.fromkeys(curves["regulator"]))
-    names = known if regulators is None else [regulators] if isinstance(regulators, str) else list(regulators)
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        msg = f"Regulators {unknown} have no curve. `curves` holds {known[:10]}; make it with `per_regulator=True`."
-        raise KeyError(msg)
+    names = choose("Regulators", regulators, curves["regulator"], "Make it with `per_regulator=True`.")
     predictors = list(dict.fromkeys(curves["predictor"]))
-    axes = panels(len(names), ax, figsize, (3.4 + 1.4 / len(names), 3.2))  # with room for the legend
-    for i, (axis, name) in enumerate(zip(axes, names, strict=True)):
+    axes = panels(len(names), ax, figsize, (3.2, 3.2), beside=1.6)
+    for axis, name, is_first in zip(axes, names, starts_row(axes), strict=True):
         part = curves[curves["regulator"] == name]
         for j, predictor in enumerate(predictors):
             line = part[part["predictor"] == predictor]
@@ -73,7 +68,7 @@ def grn_precision_recall(
                 recall[-2:], precision[-2:], linestyle=(0, (1, 2)), color=colour, linewidth=0.9, drawstyle="steps-pre"
             )
         axis.axhline(float(part["density"].iloc[0]), color=GREY, linewidth=0.8, linestyle="--", label="random scores")
-        axis.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision" if i == 0 else "")
+        axis.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision" if is_first else "")
         axis.set_title("all regulators" if name == "all" else name, fontsize="medium")
         tidy(axis)
     legend_beside(axes[-1])

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from scgraphvci.pl._base import BLUE, ORANGE, Drawn, finish, panels, tidy
+from scgraphvci.pl._base import BLUE, ORANGE, Drawn, finish, listed, panels, tidy
 
 
 def history(
@@ -58,9 +58,8 @@ def history(
         raise ValueError(msg)
     if metrics is None:
         metrics = ["loss", *(["pearson_shift"] if "pearson_shift_validation" in log else [])]
-    names = [metrics] if isinstance(metrics, str) else list(metrics)
-    curves = {name: _curves(log, name) for name in names}
-    axes = panels(len(names), ax, figsize, (3.6, 2.8))
+    curves = {name: _curves(log, name) for name in listed(metrics)}
+    axes = panels(len(curves), ax, figsize, (3.6, 2.8))
     for axis, (name, parts) in zip(axes, curves.items(), strict=True):
         for label, series in parts.items():
             marker = "o" if len(series) < 30 else None

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from scgraphvci.evaluate import Evaluation
 from scgraphvci.metrics import r2
-from scgraphvci.pl._base import GREY, RED, Drawn, finish, legend_beside, panels, tidy
+from scgraphvci.pl._base import GREY, RED, Drawn, choose, finish, legend_beside, panels, starts_row, tidy
 from scgraphvci.pl._status import shorten
 
 KEYS = ("treatment", "dose")
@@ -72,17 +72,12 @@ def mean_scatter(
     3
     """
     means, label = _condition(evaluation, treatment, stratum, dose)
-    known = list(dict.fromkeys(means["predictor"]))
-    names = known if predictors is None else [predictors] if isinstance(predictors, str) else list(predictors)
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        msg = f"Predictors {unknown} are not in the evaluation. It holds {known}."
-        raise KeyError(msg)
+    names = choose("Predictors", predictors, means["predictor"])
     means = means[means["predictor"].isin(names)]
     low, high = (float(f(means[["true", "predicted"]].to_numpy())) for f in (np.min, np.max))
     margin = 0.05 * (high - low or 1.0)
-    axes = panels(len(names), ax, figsize, (3.0 + 1.9 / len(names), 3.7))  # with room for the legend
-    for i, (axis, name) in enumerate(zip(axes, names, strict=True)):
+    axes = panels(len(names), ax, figsize, (3.0, 3.7), beside=1.9)
+    for axis, name, is_first in zip(axes, names, starts_row(axes), strict=True):
         part = means[means["predictor"] == name]
         is_de = part["is_de"].to_numpy()
         axis.axline((low, low), slope=1, color="black", linewidth=0.8, linestyle="--")
@@ -94,7 +89,7 @@ def mean_scatter(
             axis.scatter(points["true"], points["predicted"], s=size, color=colour, linewidths=0, alpha=0.8,
                          label=f"{kind} ({len(points):,})", zorder=2)  # fmt: skip
         axis.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin), xlabel="true mean")
-        axis.set_ylabel("predicted mean" if i == 0 else "")
+        axis.set_ylabel("predicted mean" if is_first else "")
         axis.set_box_aspect(1)
         scores = [r2(chosen["true"].to_numpy(), chosen["predicted"].to_numpy()) for chosen in (part, part[is_de])]
         axis.set_title(f"{shorten(name)}\nR² = {scores[0]:.2f}, DE {scores[1]:.2f}", fontsize="medium")

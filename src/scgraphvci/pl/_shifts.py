@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from scgraphvci.evaluate import Evaluation
-from scgraphvci.pl._base import BLUE, GREY, Drawn, finish, panels, tidy
+from scgraphvci.pl._base import BLUE, GREY, Drawn, choose, finish, panels, starts_row, tidy
 
 
 def shift_scatter(
@@ -52,16 +52,11 @@ def shift_scatter(
     if missing:
         msg = f"`shifts` has no column {missing}. Make it with `scgraphvci.Evaluation.shifts`."
         raise KeyError(msg)
-    known = list(dict.fromkeys(shifts["predictor"]))
-    names = known if predictors is None else [predictors] if isinstance(predictors, str) else list(predictors)
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        msg = f"Predictors {unknown} are not in `shifts`. It holds {known}."
-        raise KeyError(msg)
+    names = choose("Predictors", predictors, shifts["predictor"])
     chosen = shifts[shifts["predictor"].isin(names)]
     limit = 1.05 * float(np.abs(chosen[["true", "predicted"]].to_numpy()).max())
     axes = panels(len(names), ax, figsize, (3.0, 3.6))
-    for i, (axis, name) in enumerate(zip(axes, names, strict=True)):
+    for axis, name, is_first in zip(axes, names, starts_row(axes), strict=True):
         part = chosen[chosen["predictor"] == name]
         axis.axhline(0, color=GREY, linewidth=0.6)
         axis.axvline(0, color=GREY, linewidth=0.6)
@@ -70,7 +65,7 @@ def shift_scatter(
         axis.set(xlim=(-limit, limit), ylim=(-limit, limit), xlabel="true shift")
         axis.set_box_aspect(1)
         axis.set_title(f"{name}\nr = {_correlation(part):.2f}", fontsize="medium")
-        axis.set_ylabel("predicted shift" if i == 0 else "")
+        axis.set_ylabel("predicted shift" if is_first else "")
         tidy(axis)
     return finish(axes, show, return_fig)
 

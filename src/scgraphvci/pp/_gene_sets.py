@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterable, Mapping
-from os import PathLike, fspath
-from pathlib import Path
+from os import PathLike
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +12,7 @@ from scipy import sparse
 from sklearn.decomposition import TruncatedSVD
 
 from scgraphvci._constants import SLOTS
+from scgraphvci._untrusted import open_text
 from scgraphvci.data._read import require_unique_names
 from scgraphvci.pp._gene_features import fixed_signs, require_overlap, write_features
 
@@ -128,9 +127,8 @@ def _members(sets: Mapping[str, Iterable[str]] | pd.DataFrame | str | PathLike[s
 
 def _read_gmt(path: str | PathLike[str]) -> dict[str, list[str]]:
     """Read a GMT file: by line and between tabs the name of a set, a description, and its genes."""
-    opened = gzip.open(path, "rt") if fspath(path).endswith(".gz") else Path(path).open()
     sets: dict[str, list[str]] = {}
-    with opened as lines:
+    with open_text(path) as lines:
         for number, line in enumerate(lines, start=1):
             fields = line.rstrip("\r\n").split("\t")
             if fields == [""]:

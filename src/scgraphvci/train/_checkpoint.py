@@ -14,6 +14,7 @@ from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
 from scvi import train as scvi_train
 
 from scgraphvci import _archive
+from scgraphvci._untrusted import check_stored
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
@@ -72,9 +73,10 @@ class TensorsOnly(TorchCheckpointIO):
         FileNotFoundError
             If there is no such file.
         ValueError
-            If the file holds more than tensors and plain data.
+            If the file holds more than tensors and plain data, or is compressed.
         """
         with get_filesystem(path).open(str(path), "rb") as file:
+            check_stored(file, path)
             try:
                 return torch.load(file, map_location="cpu", weights_only=True)
             except pickle.UnpicklingError as error:

@@ -255,26 +255,28 @@ class CounterfactualPlan(TrainingPlan):
         batch["counterfactual_condition"] = condition
         batch[COUNTERFACTUAL_KEY] = self.module.design[condition]
         batch[TARGET_KNOWN_KEY] = self.target_row[stratum, condition] >= 0
+        n_conditions = self.frequency.numel()
+        pairs, batch[TARGET_SET_KEY] = torch.unique(stratum * n_conditions + condition, return_inverse=True)
         if self.module.distribution_loss != "adversarial":
-            self._look_up(batch, stratum, condition)
+            self._look_up(batch, pairs // n_conditions, pairs % n_conditions)
 
     def _look_up(self, batch: dict[str, Tensor], stratum: Tensor, condition: Tensor) -> None:
-        """Add the moments of strata under their counterfactual treatments: the baseline's where never observed.
+        """Add moments of strata under counterfactual treatments, once per pair: the baseline's where never observed.
 
         Nothing else would hold the means of such pairs, and what the network learned of others would move them.
         """
-        row = self.target_row[stratum, condition].clamp(min=0)
+        row = self.target_row[stratum, condition]
+        missing, row = row < 0, row.clamp(min=0)
         mean, variance = self.target_mean[row], self.target_variance[row]
-        known = batch[TARGET_KNOWN_KEY]
         if self.target_embedding is not None:
-            batch[TARGET_EMBEDDING_KEY], batch[TARGET_OBSERVED_KEY] = self.target_embedding[row], known
-        if self._hold_unobserved and not known.all():
-            expected = self.module.baseline_mean(batch[COUNTERFACTUAL_KEY], self.module.strata[stratum])
-            mean = torch.where(known[:, None], mean, expected)
-            variance = torch.where(known[:, None], variance, self.within_variance)
-            batch[TARGET_KNOWN_KEY] = torch.ones_like(known)
+            batch[TARGET_EMBEDDING_KEY] = self.target_embedding[row[batch[TARGET_SET_KEY]]]
+            batch[TARGET_OBSERVED_KEY] = batch[TARGET_KNOWN_KEY]
+        if self._hold_unobserved and missing.any():
+            design, levels = self.module.design[condition[missing]], self.module.strata[stratum[missing]]
+            mean[missing] = self.module.baseline_mean(design, levels)
+            variance[missing] = self.within_variance
+            batch[TARGET_KNOWN_KEY] = torch.ones_like(batch[TARGET_KNOWN_KEY])
         batch[TARGET_MEAN_KEY], batch[TARGET_VARIANCE_KEY] = mean, variance
-        batch[TARGET_SET_KEY] = stratum * self.frequency.numel() + condition
 
     def _log_training(self, output: LossOutput, lr: float) -> None:
         """Log the loss of a step, its terms and the learning rate."""

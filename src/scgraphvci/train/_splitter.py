@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scvi import settings
 from scvi.dataloaders import DataSplitter
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 from scgraphvci._constants import KEYS, SPLITS
 from scgraphvci.data._read import modality
 from scgraphvci.data._rows import StoredRows
-from scgraphvci.train._loader import BufferedCells
+from scgraphvci.train._loader import BufferedCells, ScreenDataset
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from scvi.data import AnnDataManager
 
 DEFAULT_TRAIN_SIZE = 0.8  # the paper splits cells that are not held out 4 : 1
@@ -50,8 +52,50 @@ class SplitByColumn(DataSplitter):
         return DataLoader(cells, sampler=cells, batch_size=None, pin_memory=self.pin_memory)
 
     def val_dataloader(self) -> Any:
-        """Return minibatches of validation cells; none, rather than None, where there are no such cells."""
-        return super().val_dataloader() or []
+        """Return minibatches of validation cells; none, rather than None, where there are no such cells.
+
+        Several processes share the minibatches of one. scvi-tools' sampler would count cells twice for equal shares.
+        """
+        if not len(self.val_idx) or not self.data_loader_kwargs.get("distributed_sampler"):
+            return super().val_dataloader() or []
+        batch_size = self.data_loader_kwargs.get("batch_size") or settings.batch_size
+        shared = SharedBatches(self.val_idx, batch_size)
+        return DataLoader(
+            ScreenDataset(self.adata_manager), sampler=shared, batch_size=None, pin_memory=self.pin_memory
+        )
+
+
+class SharedBatches(DistributedSampler):
+    """Minibatches of cells in their order, dealt out to processes; each takes all where there are fewer than processes.
+
+    Of a class that Lightning takes as it is; it would share out minibatches of any other sampler a second time.
+
+    Parameters
+    ----------
+    cells
+        Indices of cells.
+    batch_size
+        Cells per minibatch.
+    n_processes, rank
+        Number of processes and which one this is; those of torch's process group if None.
+    """
+
+    def __init__(
+        self, cells: np.ndarray, batch_size: int, n_processes: int | None = None, rank: int | None = None
+    ) -> None:
+        length: Any = cells  # of a dataset it wants the length alone
+        super().__init__(length, n_processes, rank, shuffle=False)
+        batches = np.split(cells, np.arange(batch_size, len(cells), batch_size))
+        # A process without cells would have no loss, and the others would wait for it.
+        self.batches = batches if len(batches) < self.num_replicas else batches[self.rank :: self.num_replicas]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yield the cells of each minibatch."""
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        """Return the number of minibatches of this process."""
+        return len(self.batches)
 
 
 def split_indices(

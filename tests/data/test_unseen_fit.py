@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from scgraphvci.data import Network, Residuals
-from scgraphvci.data._treatment_kernel import TreatmentKernel
-from scgraphvci.data._unseen import PENALTY, Genes, Seen, UnseenModel, _assess, _start, fit_unseen
+from scgraphvci.data._treatment_kernel import TreatmentKernel, descriptor_relevance
+from scgraphvci.data._unseen import Genes, Seen, UnseenModel, knockdown
+from scgraphvci.data._unseen_fit import KERNEL_SHARE, PENALTY, _assess, _Process, _processes, _start, fit_unseen
 
 N_GENES, N = 15, 14
 
@@ -40,7 +41,7 @@ def linear_screen(n_genes=40, n=25, seed=0):
     weight[tuple(edges)] = rng.normal(size=edges.shape[1]) * 0.7
     total = np.linalg.inv(np.eye(n_genes) - weight)
     level = rng.uniform(1, 3, n_genes)
-    response = -level[:30, None] * total[:30]
+    response = -(level - np.log1p(0.2 * np.expm1(level)))[:30, None] * total[:30]
     noise = 0.001
     observed = response + np.sqrt(noise) * rng.normal(size=response.shape)
     controls = cells(n_genes, rng.normal(size=(300, n_genes)) @ total)
@@ -77,7 +78,7 @@ def test_left_out_errors_are_those_of_refits(problem, kind, n_pairs):
     kernel = None if kind is None else TreatmentKernel.of(seen.features, kind, 1.3)
     start = _start(seen, genes, np.ones(N_GENES), edges=None, falls=True)
     start = UnseenModel(**{**start.__dict__, "beta": np.ones(n_pairs)})
-    model = _assess(start, seen, kernel, excess)
+    model = _assess(start, seen, kernel and _Process(kernel, []), excess)
     covariance = np.diag(seen.noise + excess) + (0 if kernel is None else kernel.matrix)
     pairs = np.stack([start.pairs(g, 0.0) for g in seen.gene]) if n_pairs else np.zeros((N, N_GENES, 0))
     inverse = np.linalg.inv(covariance)
@@ -88,15 +89,54 @@ def test_left_out_errors_are_those_of_refits(problem, kind, n_pairs):
     assert model.error == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("kind", ["linear", "radial"])
+def test_relevance_of_descriptors_is_left_out_with_the_treatment(problem, kind):
+    seen, genes = problem
+    seen = seen._replace(response=seen.response + seen.features @ np.ones((3, N_GENES)))
+    excess = max(0.02, ((seen.response - seen.response.mean(axis=0)) ** 2).mean() - seen.noise.mean())
+    processes = [p for p in _processes(seen, excess) if p.without and p.kernel.kind == kind]
+    start = _start(seen, genes, np.ones(N_GENES), edges=None, falls=True)
+    for share, process in zip(KERNEL_SHARE, processes, strict=True):
+        errors = np.zeros((N, N_GENES))
+        for t in range(N):
+            rest = np.delete(np.arange(N), t)
+            relevance = descriptor_relevance(seen.features[rest], seen.response[rest])
+            kernel = TreatmentKernel.of(seen.features, kind, share * excess, relevance).matrix
+            covariance = kernel + np.diag(seen.noise + excess)
+            inverse = np.linalg.inv(covariance[np.ix_(rest, rest)])
+            y = seen.response[rest]
+            mean = inverse.sum(axis=0) @ y / inverse.sum()
+            errors[t] = seen.response[t] - mean - covariance[t, rest] @ inverse @ (y - mean)
+        squares = (errors**2).mean(axis=1) - seen.noise
+        expected = np.average(squares, weights=1 / (seen.noise + excess))
+        assert _assess(start, seen, process, excess).error == pytest.approx(expected)
+
+
+def test_many_idle_descriptors_do_no_harm():
+    rng = np.random.default_rng(0)
+    told = rng.normal(size=(60, 2))
+    response = told @ rng.normal(size=(2, 30)) + 0.3 * rng.normal(size=(60, 30))
+    genes = Genes(np.ones(30), np.ones(30), cells(30), None)
+    errors = []
+    for x in (told, np.concatenate([told, rng.normal(size=(60, 60))], axis=1)):
+        seen = Seen(response[:40], np.full(40, 0.01), np.full(40, -1), np.zeros(40), x[:40])
+        model = fit_unseen(seen, genes, np.ones(30), log=False)
+        guess = np.stack([model.predict(features=one).shift for one in x[40:]])
+        errors.append(((guess - response[40:]) ** 2).mean())
+    assert errors[1] < 2.5 * errors[0] < response[40:].var() / 2
+
+
 def test_pairs_are_target_and_coexpression(problem):
     seen, genes = problem
     model = _start(seen, genes, np.ones(N_GENES), edges=None, falls=True)
     model = UnseenModel(**{**model.__dict__, "beta": np.ones(2)})
     pairs = model.pairs(3, 0.0)
     coexpression = genes.controls.score.T @ genes.controls.score
-    expected = -genes.level[3] * coexpression[3] / coexpression[3, 3]
+    mean = genes.level[3] / genes.unit[3]
+    fall = (mean - np.log(1 + 0.2 * (np.exp(mean) - 1))) * genes.unit[3]
+    expected = -fall * coexpression[3] / coexpression[3, 3]
     np.testing.assert_allclose(np.delete(pairs[:, 1], 3), np.delete(expected, 3))
-    assert pairs[3, 0] == -genes.level[3]
+    assert pairs[3, 0] == pytest.approx(-fall)
     assert np.count_nonzero(pairs[:, 0]) == 1
     np.testing.assert_allclose(model.pairs(3, 1.0), -pairs)
     assert not model.pairs(-1, 0.0).any()
@@ -152,6 +192,14 @@ def test_what_tells_nothing_leaves_the_mean_over_treatments():
     assert used <= 1
 
 
+def test_knockdown_is_bounded():
+    mean = np.array([0.0, 0.1, 1.0, 5.0, 800.0])
+    genes = Genes(3 * mean, np.full(5, 3.0), cells(5), None)
+    left = np.log1p(0.2 * np.expm1(mean[:4]))
+    np.testing.assert_allclose(knockdown(genes)[:4], 3 * (mean[:4] - left), atol=1e-12)
+    assert knockdown(genes)[4] == pytest.approx(3 * np.log(5))
+
+
 def test_counts_have_no_level_to_fall_to():
     screen = linear_screen()
     assert not fit_unseen(screen.seen, screen.genes, screen.scale, log=True).falls
@@ -171,9 +219,9 @@ def test_intervals_cover_held_out_responses():
 
 def test_margin_is_the_rank_of_scores():
     model = fit_unseen(linear_screen(n=19).seen, linear_screen().genes, np.ones(40), log=False)
-    np.testing.assert_allclose(model.margin(0.05), model.scores[-1])  # 19 of 20
-    np.testing.assert_allclose(model.margin(0.1), model.scores[-2])
-    np.testing.assert_allclose(model.margin(0.075), model.scores[-2:].mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(model.margin(0.05), model.errors.scores[-1])  # 19 of 20
+    np.testing.assert_allclose(model.margin(0.1), model.errors.scores[-2])
+    np.testing.assert_allclose(model.margin(0.075), model.errors.scores[-2:].mean(axis=0), rtol=1e-5)
 
 
 @pytest.mark.parametrize("alpha", [0.049, 0.0, -1.0, 1.0, 2.0, np.nan])
