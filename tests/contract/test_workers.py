@@ -9,8 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 import anndata as ad
 import numpy as np
 import pytest
+import scvi
+from lightning.pytorch.callbacks import ModelCheckpoint
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning", "ignore:.*worker:UserWarning")
+import scgraphvci as sgv
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*fork:DeprecationWarning", "ignore:.*worker:UserWarning", "ignore:The latent has"
+)
 
 
 def weights(model):
@@ -35,9 +41,9 @@ def results(model):
 
 
 @pytest.mark.parametrize("backed", [False, True], ids=["in memory", "backed"])
-def test_same_bits_from_one_loader_worker_and_from_several(new_screen, fit, tmp_path, backed):
+def test_same_bits_for_any_number_of_loader_workers(new_screen, fit, tmp_path, backed):
     found = []
-    for n_workers in (1, 3):
+    for n_workers in (0, 1, 3):
         adata = new_screen()
         if backed:
             adata.write_h5ad(tmp_path / f"{n_workers}.h5ad")
@@ -48,7 +54,33 @@ def test_same_bits_from_one_loader_worker_and_from_several(new_screen, fit, tmp_
         found.append(weights(model))
         if backed:
             adata.file.close()
-    assert_equal_bits(found[1], found[0])
+    for one in found[1:]:
+        assert_equal_bits(one, found[0])
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+@pytest.mark.parametrize("make", [sgv.GraphVCI, sgv.baselines.AE], ids=["GraphVCI", "AE"])
+def test_a_resumed_training_ends_as_an_undisturbed_one(new_screen, quiet, tmp_path, monkeypatch, make, n_workers):
+    monkeypatch.setattr(scvi.settings, "dl_num_workers", n_workers)
+    monkeypatch.setattr(scvi.settings, "logging_dir", tmp_path)
+
+    def train(folder, ckpt_path=None):
+        adata = new_screen()
+        make.setup_anndata(adata, categorical_covariate_keys=["cell_type"], split_key="split")
+        scvi.settings.seed = 0
+        model = make(adata, n_hidden=8, n_latent=2, dropout_rate=0.1)
+        model.train(
+            max_epochs=4,
+            batch_size=32,
+            callbacks=[ModelCheckpoint(dirpath=folder, filename="{epoch}", save_top_k=-1, every_n_epochs=1)],
+            enable_checkpointing=True,
+            ckpt_path=ckpt_path,
+            **quiet,
+        )
+        return weights(model)
+
+    expected = train(tmp_path / "undisturbed")
+    assert_equal_bits(train(tmp_path / "resumed", str(tmp_path / "undisturbed" / "epoch=1.ckpt")), expected)
 
 
 def test_a_forked_process_says_the_same(fitted):

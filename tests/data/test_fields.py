@@ -208,6 +208,30 @@ class TestStratum:
         with pytest.raises(KeyError, match="column 'tissue' not found"):
             StratumField(["tissue"]).register_field(screen)
 
+    @pytest.mark.parametrize(
+        ("values", "refused"),
+        [
+            (np.linspace(0, 1, 240), True),
+            (np.arange(240) % 25, True),  # 9.6 cells for each
+            (np.arange(240) % 24, False),  # 10
+            (np.arange(240) % 20 / 7, False),
+            (np.arange(240) % 2 == 0, False),
+            (np.arange(240).astype(str), False),
+            (pd.Categorical(np.arange(240)), False),
+        ],
+    )
+    def test_a_measured_covariate_is_no_category(self, screen, values, refused):
+        screen.obs["depth"] = values
+        field = StratumField(["cell_type", "depth"])
+        if not refused:
+            assert len(field.register_field(screen)["levels"]["depth"]) == len(set(values))
+            return
+        before = screen.obs.copy()
+        message = r"obs\['depth'\] holds \d+ different numbers in 240 .*`continuous_covariate_keys`.*pd.cut.*astype"
+        with pytest.raises(ValueError, match=message):
+            field.register_field(screen)
+        pd.testing.assert_frame_equal(screen.obs, before)
+
 
 class TestContinuous:
     def test_standardised_by_training_cells(self, screen):

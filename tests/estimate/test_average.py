@@ -6,7 +6,8 @@ import pytest
 from scipy import stats
 
 from scgraphvci.estimate import EffectSums, Groups, marginal_effects
-from scgraphvci.estimate._average import StratumAverage, cluster_variance_of, effective_clusters
+from scgraphvci.estimate._average import StratumAverage
+from scgraphvci.estimate._clusters import small_sample_factor
 from scgraphvci.estimate._influence import influence_function, point_estimates, stratum_moments
 
 
@@ -30,8 +31,9 @@ def averaged(sums, reported, estimator="observed"):
 
 
 def cluster_variance(average, sums, moments, influence, effect):
-    n_clusters = average.n_clusters(sums)
-    return cluster_variance_of(average.cluster_totals(sums, moments, influence, effect), n_clusters), n_clusters
+    n_clusters = average.clusters(sums).n
+    totals = average.cluster_totals(sums, moments, influence, effect)
+    return small_sample_factor(n_clusters)[:, None] * (totals**2).sum(axis=1), n_clusters
 
 
 def test_weights_are_shares_of_cells_with_both_arms(make_cells):
@@ -174,7 +176,7 @@ def test_strata_of_one_donor_each_are_summed_by_donor():
         sums.update(outcome, np.zeros((480, 3)), np.zeros((480, 3)), arm == 1, arm == 0, group)
         average, moments, influence, effect = averaged(sums, [0, 0, 0, 0, 1, 1, 1, 1])
         totals = average.cluster_totals(sums, moments, influence, effect)
-        variances.append(cluster_variance_of(totals, average.effective_clusters(sums)))
+        variances.append(average.clusters(sums).variance_of(totals))
     np.testing.assert_allclose(*variances)
     by_stratum = np.stack([
         outcome[(stratum == x) & (arm == 1)].mean(axis=0) - outcome[(stratum == x) & (arm == 0)].mean(axis=0)
@@ -185,16 +187,6 @@ def test_strata_of_one_donor_each_are_summed_by_donor():
     effective = 1 / (0.5**2 + 0.25**2 + 0.25**2)
     expected = effective / (effective - 1) * np.square(total).sum(axis=0)
     np.testing.assert_allclose(variances[0][0], expected, rtol=1e-10)
-
-
-def test_effective_clusters_are_those_of_equal_size():
-    cells = np.zeros((2, 4, 3), dtype=int)
-    cells[0, :, 0], cells[0, :, 1] = 10, [10, 10, 10, 0]
-    cells[1, :, 0], cells[1, :, 1] = [5, 5, 60, 0], 20
-    found = effective_clusters(cells, with_reference=True, independent=False)
-    np.testing.assert_allclose(found, [3, 70**2 / (5**2 + 5**2 + 60**2)])
-    np.testing.assert_allclose(effective_clusters(cells, with_reference=False, independent=False)[0], 4)
-    np.testing.assert_array_equal(effective_clusters(cells, with_reference=True, independent=True), [3, 3])
 
 
 def test_intervals_and_bands_cover_with_donors_of_unequal_size():

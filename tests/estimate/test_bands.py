@@ -99,9 +99,9 @@ def test_romano_wolf_needs_totals_and_is_holms_for_few_clusters(make_cells):
     many = result_of(make_cells(n_cells=1500), p_adjust="romano_wolf")
     assert (many.p_value_adj >= many.p_value).all()
     assert many.to_frame()["p_value_adj"].notna().all()
-    for kept in (False, "bands"):
+    for given in ({"keep_influence": False}, {"keep_influence": "bands"}, {"estimator": "plugin"}):
         with pytest.raises(ValueError, match="needs influence totals"):
-            result_of(cells, p_adjust="romano_wolf", keep_influence=kept)
+            result_of(cells, p_adjust="romano_wolf", **given)
 
 
 def joint_coverage(estimator, *, n_cells, share, n_donors=0):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from scgraphvci.estimate import EffectSums, Groups, marginal_effects
-from scgraphvci.estimate._average import small_sample_factor
+from scgraphvci.estimate._clusters import small_sample_factor
 
 GENES = ["g0", "g1", "g2", "g3"]
 STRATA = pd.DataFrame({"s": ["x", "y", "z"]})
@@ -95,6 +95,17 @@ def test_a_contrast_of_ratios_is_tested_against_zero(make_cells):
     result = first.contrast(second)
     far = np.abs(result.estimate) > 4 * result.std_error
     assert ((result.p_value < 0.001) == far).mean() > 0.9
+
+
+@pytest.mark.parametrize("independent", [True, False])
+def test_a_contrast_has_errors_where_both_results_have(make_cells, independent):
+    first, second = both(make_cells, clustered=True)
+    for result, stratum in ((first, 0), (second, 1)):
+        result.std_error[0, stratum] = np.nan
+    result = first.contrast(second, independent=independent)
+    for values in (result.std_error, result.df, result.p_value):
+        assert np.isnan(values[0, :2]).all()
+        assert np.isfinite(values[0, 2]).all()
 
 
 def test_status_is_the_worse_one(make_cells):

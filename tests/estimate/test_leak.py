@@ -10,7 +10,8 @@ import pytest
 from scipy import stats
 
 from scgraphvci.estimate import EffectSums, Groups, marginal_effects
-from scgraphvci.estimate._leak import TOLERATED, sign_test
+from scgraphvci.estimate._leak import TOLERATED
+from scgraphvci.estimate._leak_tests import sign_test
 
 GENES = ["g0", "g1", "g2", "g3"]
 
@@ -122,7 +123,7 @@ def test_the_mean_loses_less_where_more_cells_are_treated():
     assert summary["p_value"].item() == summary["p_any"].item()
 
 
-def testsign_test_equals_all_sign_changes():
+def test_sign_test_equals_all_sign_changes():
     brought = np.random.default_rng(0).normal(size=(7, 30)) + 0.5
     scale = np.sqrt((brought**2).sum(0))
     statistics = [(((np.array(s) @ brought) / scale) ** 2).sum() for s in product([1, -1], repeat=7)]
@@ -218,6 +219,8 @@ def test_detectable_is_in_units_of_outcome_and_of_errors(make_cells):
     df = effects.leaks.df[0, 2]
     expected = (stats.t.ppf(0.975, df) + stats.t.ppf(0.8, df)) * frame["std_error"]
     np.testing.assert_allclose(frame["detectable"], expected)
+    reach = stats.t.ppf(0.975, df) * frame["std_error"]
+    np.testing.assert_allclose(frame[["ci_low", "ci_high"]].T, [frame["leak"] - reach, frame["leak"] + reach])
     np.testing.assert_allclose(frame["detectable_in_errors"], expected / effects.std_error[0, 2, [3, 1]])
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from scgraphvci.estimate import EffectSums, Groups, coarsen_strata, marginal_effects
+from scgraphvci.estimate._pool import _tests_of_parts
 
 GENES = ["g0", "g1", "g2", "g3"]
 STRATA = pd.DataFrame({"type": list("BBBTTT"), "donor": list("123123")})
@@ -209,3 +211,11 @@ def test_a_contrast_cannot_be_pooled(cells):
     fine = estimates(cells)
     with pytest.raises(ValueError, match="Pool both results"):
         fine.contrast(fine).pool()
+
+
+def test_the_bias_along_the_prediction_is_tested_by_the_t_test_of_its_parts():
+    rng = np.random.default_rng(0)
+    brought, predicted = rng.normal(0.2, 1.0, (7, 30)), rng.normal(size=30)
+    p_value = _tests_of_parts(brought, predicted)[-1]
+    np.testing.assert_allclose(p_value, stats.ttest_1samp(brought @ predicted, 0.0).pvalue)
+    assert len(_tests_of_parts(brought, np.zeros(30))) == 1  # without a spread there is no such test

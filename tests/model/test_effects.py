@@ -14,8 +14,9 @@ from scgraphvci.estimate import EffectSums, Groups, marginal_effects
 from scgraphvci.estimate._arm_variance import ArmVariance
 from scgraphvci.estimate._cell_states import CellStates
 from scgraphvci.model import _cross_fit as cross_fit
-from scgraphvci.model import _effects as effects_module
+from scgraphvci.model import _effect_cells as cells_module
 from scgraphvci.model._cross_fit import assign_folds, fit_folds, repetition_seeds
+from scgraphvci.model._effect_cells import effect_cells
 from scgraphvci.tl._rank_effects import rank_effects
 
 KEYS = ["cell_type", "donor"]
@@ -347,7 +348,7 @@ def test_held_out_cells_are_never_used(model, new_screen):
 
 def test_result_does_not_depend_on_batches_or_memory(model, effects, monkeypatch):
     np.testing.assert_allclose(model.marginal_effect(batch_size=17).estimate, effects.estimate, atol=1e-5)
-    monkeypatch.setattr("scgraphvci.model._effects.MAX_SUMS_BYTES", 1)
+    monkeypatch.setattr("scgraphvci.model._effect_sums.MAX_SUMS_BYTES", 1)
     np.testing.assert_allclose(model.marginal_effect().std_error, effects.std_error, atol=1e-6)
 
 
@@ -405,7 +406,7 @@ def test_influence_values_of_cells_add_up_to_those_of_blocks(model, monkeypatch)
         np.testing.assert_allclose(value[groups.cluster[group] == block].sum(axis=0), total, atol=1e-5)
     with pytest.raises(ValueError, match="'cells' is for errors of independent cells"):
         model.marginal_effect(name, keep_influence="cells", cluster_key="donor")
-    monkeypatch.setattr(effects_module, "MAX_CELL_INFLUENCE_BYTES", 1000)
+    monkeypatch.setattr(cells_module, "MAX_CELL_INFLUENCE_BYTES", 1000)
     with pytest.raises(ValueError, match=r"need [\d,]+ bytes for 1 treatments x .* Choose fewer `treatments`"):
         model.marginal_effect(name, keep_influence="cells")
 
@@ -555,7 +556,7 @@ class TestCrossFit:
     def test_equals_a_naive_computation(self, model):
         """Eq. 4 with the predictions of each fold's own model in the place of the model's."""
         found = model.marginal_effect(cross_fit=3, train_kwargs=self.KWARGS, seed=4)
-        cells = model._effect_cells(model.adata, None, None)
+        cells = effect_cells(model, model.adata, None, None)
         fold = assign_folds(3, cells.groups.stratum[cells.group], cells.condition, None, 4)
         predictors, _ = fit_folds(model, model.adata, cells.cell, fold, self.KWARGS, 4)
         naive = table_of(model)

@@ -13,6 +13,7 @@ import pytest
 
 import scgraphvci as sgv
 from scgraphvci.estimate import EffectSums
+from scgraphvci.model._effect_cells import effect_cells
 from scgraphvci.model._memory import _effects, _screen, _training
 
 KEYS = {"categorical_covariate_keys": ["cell_type"], "split_key": "split"}
@@ -74,7 +75,7 @@ def test_tables_are_those_of_the_moments(registered):
 @pytest.mark.parametrize("cluster_key", [None, "donor"])
 def test_sums_of_effects_are_those_gathered(registered, cluster_key):
     model, screen, _ = parts_of(registered)
-    groups = model._effect_cells(registered, None, cluster_key).groups
+    groups = effect_cells(model, registered, None, cluster_key).groups
     sums = EffectSums(groups, registered.n_vars)
     parts = _effects(screen, model, model.adata_manager, 2, cluster_key)
     if cluster_key is None:  # random blocks: a few of many may hold no cell of a stratum

@@ -192,6 +192,60 @@ def test_arguments_that_build_no_model_are_refused(saved, edit):
         sgv.GraphVCI.load(saved.parent, make_data())
 
 
+def set_state(field, name, value):
+    """Change one entry of a field's saved state; None takes it away."""
+
+    def edit(contents):
+        state = contents["attributes"]["registry_"]["field_registries"][field]["state_registry"]
+        state.pop(name)
+        if value is not None:
+            state[name] = value
+
+    return edit
+
+
+STATES = {
+    "no genes": set_state("X", "column_names", None),
+    "genes that are no names": set_state("X", "column_names", [1, 2, 3, 4]),
+    "one text for all genes": set_state("X", "column_names", "ABCD"),
+    "no strata": set_state("scgraphvci_stratum", "strata", None),
+    "strata of other covariates": set_state("scgraphvci_stratum", "strata", [[0, 1]]),
+    "no perturbations": set_state("scgraphvci_treatment", "perturbations", None),
+    "no untrained perturbations": set_state("scgraphvci_treatment", "untrained", None),
+    "text for a treatment vector": set_state("scgraphvci_treatment", "design", "zz"),
+    "vectors of other perturbations": set_state("scgraphvci_treatment", "design", [[0.0] * 7] * 3),
+    "NaN in a vector": set_state("scgraphvci_treatment", "design", [["nan"]] * 3),
+    "a number for the control": set_state("scgraphvci_treatment", "control", 7),
+    "no field": lambda contents: contents["attributes"]["registry_"]["field_registries"].pop("X"),
+}
+
+
+@pytest.mark.parametrize("edit", STATES.values(), ids=list(STATES))
+def test_registries_that_are_none_are_refused(saved, edit):
+    forge(saved, edit)
+    with pytest.raises(ValueError, match=f"{FILE} is not a readable model file: its registry of .* is damaged"):
+        sgv.GraphVCI.load(saved.parent, make_data())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("perturbation_key", []), ("dose_key", {}), ("layer", ["X"]), ("categorical_covariate_keys", [[]]),
+     ("continuous_covariate_keys", 7)],
+)  # fmt: skip
+def test_set_up_arguments_that_are_no_names_are_refused(saved, name, value):
+    forge(saved, lambda contents: contents["attributes"]["registry_"]["setup_args"].update({name: value}))
+    with pytest.raises(ValueError, match=rf"{FILE} is not a readable model file: arguments \['{name}'\]"):
+        sgv.GraphVCI.load(saved.parent, make_data())
+
+
+@pytest.mark.parametrize("value", [None, 7, []])
+def test_no_registry_of_fields_is_refused(saved, value):
+    forge(saved, lambda contents: contents["attributes"]["registry_"].update(field_registries=value))
+    for adata in (make_data(), False):
+        with pytest.raises(ValueError, match=f"{FILE} is not a readable model file"):
+            sgv.GraphVCI.load(saved.parent, adata)
+
+
 def header(path, text):
     path.write_bytes(struct.pack("<Q", len(text)) + text + b"\0" * 64)
 

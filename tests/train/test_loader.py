@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import anndata as ad
 import numpy as np
 import pytest
@@ -30,8 +32,10 @@ def manager(tmp_path):
     manager.adata.file.close()
 
 
-def loaded(*args):
-    cells = BufferedCells(*args)
+def loaded(manager, cells, drop_last=False, first_seed=0):
+    """Minibatches of 32; the seeds of epochs are `first_seed` and those that follow it."""
+    seeds = itertools.count(first_seed)
+    cells = BufferedCells(manager, cells, 32, lambda: torch.Generator().manual_seed(next(seeds)), drop_last)
     return DataLoader(cells, sampler=cells, batch_size=None)
 
 
@@ -44,7 +48,7 @@ def numbers(batches):
 def test_an_epoch_gives_every_cell_once(manager, monkeypatch, buffer_cells, drop_last):
     monkeypatch.setattr(_loader, "BUFFER_CELLS", buffer_cells)
     cells = np.setdiff1d(np.arange(N), [3, 77, 500])
-    batches = loaded(manager, cells, 32, drop_last)
+    batches = loaded(manager, cells, drop_last)
     found = numbers(batches)
     assert len(found) == len(batches) == (21 if drop_last else 22)
     assert {len(batch) for batch in found[:21]} == {32}
@@ -57,7 +61,7 @@ def test_an_epoch_gives_every_cell_once(manager, monkeypatch, buffer_cells, drop
 
 def test_a_buffer_holds_few_chunks_and_mixes_them(manager, monkeypatch):
     monkeypatch.setattr(_loader, "BUFFER_CELLS", 256)
-    found = np.concatenate(numbers(loaded(manager, np.arange(N), 32)))
+    found = np.concatenate(numbers(loaded(manager, np.arange(N))))
     buffers = [found[start : start + 256] for start in range(0, N, 256)]
     assert all(len(set(buffer // 128)) <= 4 for buffer in buffers)  # two whole chunks, or parts of more
     assert all(len(set(found[start : start + 32] // 128)) >= 2 for start in range(0, 512, 32))
@@ -69,15 +73,12 @@ def test_no_read_is_larger_than_the_buffer(manager, monkeypatch):
     read = []
     original = StoredRows.__getitem__
     monkeypatch.setattr(StoredRows, "__getitem__", lambda self, key: read.append(len(key)) or original(self, key))
-    numbers(loaded(manager, np.arange(N), 32))
+    numbers(loaded(manager, np.arange(N)))
     assert read == [128] * 5 + [60]
 
 
 def test_the_seed_decides_the_order(manager):
-    orders = []
-    for seed in (0, 0, 1):
-        torch.manual_seed(seed)
-        orders.append(np.concatenate(numbers(loaded(manager, np.arange(N), 32))))
+    orders = [np.concatenate(numbers(loaded(manager, np.arange(N), first_seed=seed))) for seed in (0, 0, 1)]
     np.testing.assert_array_equal(orders[0], orders[1])
     assert not np.array_equal(orders[0], orders[2])
 
@@ -88,7 +89,6 @@ def test_what_fits_in_the_buffer_comes_as_from_memory(manager):
     cells = np.arange(0, N, 2)
     orders = []
     for data in (manager, in_memory):
-        torch.manual_seed(0)
         splitter = SplitByColumn(data, external_indexing=[cells, cells + 1, np.array([], dtype=int)], batch_size=32)
         splitter.setup()
         orders.append(numbers(splitter.train_dataloader()))

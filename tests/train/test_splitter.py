@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import mudata
 import numpy as np
 import pytest
 import scvi
+import torch
 from scvi.data import AnnDataManager
 
 from scgraphvci.data import OutcomeField, SplitField
@@ -103,6 +106,45 @@ def test_indices_of_the_caller_win(screen):
     splitter = SplitByColumn(manage(screen), external_indexing=given)
     splitter.setup()
     np.testing.assert_array_equal(splitter.train_idx, given[0])
+
+
+class TestOrderOfCells:
+    """Of the training cells, in one epoch of a loader."""
+
+    def order(self, screen, epoch=0, n_workers=0, resumed_at=None, **kwargs):
+        splitter = SplitByColumn(manage(screen), batch_size=32, num_workers=n_workers, **kwargs)
+        splitter.trainer = SimpleNamespace(current_epoch=epoch)
+        if resumed_at is not None:
+            splitter.load_state_dict({"epoch": resumed_at - 1})
+        splitter.setup()
+        loader = splitter.train_dataloader()
+        batches = list(loader.sampler)
+        assert [len(batch) for batch in batches[:-1]] == [32] * (len(batches) - 1)
+        order = np.concatenate(batches)
+        loaded = np.concatenate([batch["X"].numpy() for batch in loader])
+        np.testing.assert_array_equal(loaded, screen.X[splitter.train_idx[order]])
+        np.testing.assert_array_equal(np.sort(order), np.arange(len(splitter.train_idx)))
+        return order
+
+    def test_seed_and_epoch_decide_and_nothing_else(self, screen, monkeypatch):
+        monkeypatch.setattr(scvi.settings, "_seed", 4)
+        expected = self.order(screen)
+        torch.manual_seed(1234)
+        for same in ({}, {"n_workers": 2}, {"seed": 4}):
+            np.testing.assert_array_equal(self.order(screen, **same), expected)
+        for other in ({"epoch": 1}, {"seed": 5}, {"resumed_at": 1}):
+            assert not np.array_equal(self.order(screen, **other), expected)
+
+    def test_a_resumed_training_knows_its_epoch_before_the_trainer_does(self, screen):
+        expected = self.order(screen, epoch=3)
+        for told in (0, 3):
+            np.testing.assert_array_equal(self.order(screen, epoch=told, resumed_at=3), expected)
+        np.testing.assert_array_equal(self.order(screen, epoch=5, resumed_at=3), self.order(screen, epoch=5))
+
+    def test_is_kept_by_checkpoints(self, screen):
+        splitter = SplitByColumn(manage(screen))
+        splitter.trainer = SimpleNamespace(current_epoch=7)
+        assert splitter.state_dict() == {"epoch": 7}
 
 
 class TestHeldOut:

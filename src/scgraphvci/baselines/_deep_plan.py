@@ -46,13 +46,10 @@ class BaselinePlan(TrainingPlan):
         kwargs.setdefault("lr_scheduler_metric", "validation_loss")
         super().__init__(module, lr=lr, weight_decay=weight_decay, eps=eps, **kwargs)
 
-    def on_fit_start(self) -> None:
-        """Seed the order of cells, which Lightning draws for the first epoch before that epoch starts."""
-        self._seed(self.current_epoch)
-
-    def on_train_epoch_start(self) -> None:
-        """Seed the epoch's draws."""
-        self._seed(self.current_epoch)
+    def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Seed the epoch's draws, whatever its loader drew."""
+        if batch_idx == 0:
+            self._seed(self.current_epoch)
 
     def on_validation_epoch_start(self) -> None:
         """Use the same draws in every validation, so that epochs compare."""

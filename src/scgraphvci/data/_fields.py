@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from scgraphvci._constants import KEYS, SPLITS
-from scgraphvci.data._read import require_column, require_number, require_text
-from scgraphvci.data._screen_field import ScreenField
+from scgraphvci.data._read import check_levels, require_column, require_number, require_text
+from scgraphvci.data._screen_field import ScreenField, check_names, check_shape
 from scgraphvci.data._treatments import TreatmentTable, build_treatment_table, extend_treatment_table
 
 if TYPE_CHECKING:
@@ -80,6 +80,16 @@ class TreatmentField(ScreenField):
         untrained = [name for name, seen in zip(table.perturbations, trained, strict=True) if not seen]
         return {**table.to_state(), "perturbation_key": self._perturbation_key, "untrained": untrained}
 
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        table = TreatmentTable.from_state(state)
+        for names in (*(state[name] for name in ("perturbations", "names", "doses", "untrained")), [table.control]):
+            check_names(names)
+        if table.combination_sep is not None:
+            check_names([table.combination_sep])
+        check_shape(table.design, len(table.names), len(table.perturbations))
+        if table.max_dose is not None:
+            check_shape(table.max_dose, len(table.perturbations))
+
     def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData | MuData, **kwargs: Any) -> dict:
         """Code new data against the saved perturbations; new doses and combinations of them are fine."""
         saved = TreatmentTable.from_state(state_registry)
@@ -115,8 +125,15 @@ class StratumField(ScreenField):
     def register_field(self, adata: AnnData | MuData) -> dict[str, Any]:
         """Tabulate levels and strata, in sorted order whatever the order of categories."""
         columns = self._columns(adata)
+        for key in self._keys:
+            check_levels(self._table(adata).obs[key], key)
         levels = {key: sorted(column.unique()) for key, column in columns.items()}
         return self._code(adata, columns, levels, np.empty((0, len(self._keys)), dtype=np.int64))
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        for key in self._keys:
+            check_names(state["levels"][key])
+        check_shape(state["strata"], len(state["strata"]), len(self._keys))
 
     def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData | MuData, **kwargs: Any) -> dict:
         """Code new data by level name; new strata of known levels are fine, new levels are not."""
@@ -198,6 +215,10 @@ class ContinuousField(ScreenField):
         train = training_cells(self._table(adata), self._split_key)
         mean, sd = values[train].mean(axis=0), values[train].std(axis=0)
         return self._standardise(adata, values, mean, np.where(sd > 0, sd, 1.0))
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        for values in (state["mean"], state["sd"]):
+            check_shape(values, len(self._keys))
 
     def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData | MuData, **kwargs: Any) -> dict:
         """Standardise new data by the saved mean and standard deviation."""

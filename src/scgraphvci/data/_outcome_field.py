@@ -8,7 +8,7 @@ import numpy as np
 
 from scgraphvci._constants import KEYS
 from scgraphvci.data._read import finite_blocks, require_unique_names
-from scgraphvci.data._screen_field import ScreenField
+from scgraphvci.data._screen_field import ScreenField, check_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,6 +69,9 @@ class OutcomeField(ScreenField):
             "min": smallest,
             "max": largest,
         }
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        check_names(state["column_names"])
 
     def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData | MuData, **kwargs: Any) -> dict:
         """Register new data; genes must be the same, in the same order."""

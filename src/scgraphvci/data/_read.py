@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mudata import MuData
 
 BLOCK_VALUES = 20_000_000  # expression values looked at in one piece: bounds memory at any number of genes
+MAX_FEW_LEVELS, MIN_LEVEL_CELLS = 20, 10  # a numeric column with more values, and fewer cells for each, was measured
 
 
 def modality(adata: AnnData | MuData, mod_key: str | None) -> AnnData:
@@ -86,6 +87,26 @@ def require_text(adata: AnnData, key: str, argument: str) -> pd.Series:
     if isinstance(column.dtype, pd.CategoricalDtype) and column.cat.categories.dtype == object:
         column = column.astype(object)  # pandas makes no text of categories that are tuples
     return column.astype(str)
+
+
+def check_levels(column: pd.Series, key: str) -> None:
+    """Check that a categorical covariate is none that was measured.
+
+    Raises
+    ------
+    ValueError
+        If it is numeric, has more than 20 values, and fewer than 10 cells for each on average.
+    """
+    if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
+        return
+    n_levels = column.nunique()
+    if n_levels > MAX_FEW_LEVELS and len(column) < MIN_LEVEL_CELLS * n_levels:
+        msg = (
+            f"`categorical_covariate_keys`: obs[{key!r}] holds {n_levels:,} different numbers in {len(column):,} "
+            "cells, and each of them would be a stratum with hardly any cell. Name it in `continuous_covariate_keys`, "
+            f"or cut it into bins with `pd.cut`; if its numbers are names, give `adata.obs[{key!r}].astype(str)`."
+        )
+        raise ValueError(msg)
 
 
 def require_number(column: pd.Series, key: str) -> np.ndarray:

@@ -22,9 +22,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scgraphvci.estimate._accumulate import FloatArray, IntArray, membership
+from scgraphvci.estimate._arm_moments import ArmMoments
 
-NEGLIGIBLE = 1e-4
-"""Directions with less than this share of the largest variance hold nothing: their latents are not used."""
 N_STEPS = 20
 
 
@@ -51,14 +50,7 @@ class ArmVariance:
     """
 
     def __init__(self, stratum: ArrayLike, condition: ArrayLike) -> None:
-        stratum, condition = np.asarray(stratum, dtype=np.int64), np.asarray(condition, dtype=np.int64)
-        n_conditions = int(condition.max(initial=0)) + 1
-        pairs, self._arm = np.unique(stratum * n_conditions + condition, return_inverse=True)
-        self._stratum: IntArray = pairs // n_conditions
-        self._count: FloatArray = np.zeros(len(pairs))
-        self._origin: FloatArray | None = None  # a first cell: sums of squares are then no difference of large numbers
-        self._first: FloatArray = np.zeros((len(pairs), 0))
-        self._second: FloatArray = np.zeros((0, 0))
+        self._arms = ArmMoments(stratum, condition)
 
     def update(self, latent: ArrayLike, cells: IntArray | slice) -> None:
         """Add cells.
@@ -70,16 +62,7 @@ class ArmVariance:
         cells
             Their positions among the cells of the constructor, ``(batch,)``, or a slice of them.
         """
-        latent = np.asarray(latent, dtype=np.float64)
-        if self._origin is None:
-            n_latent = latent.shape[1]
-            self._origin = latent[0].copy()
-            self._first, self._second = np.zeros((len(self._count), n_latent)), np.zeros((n_latent, n_latent))
-        latent = latent - self._origin
-        member = membership(self._arm[cells], len(self._count)).astype(np.float64)
-        self._count += member.sum(axis=1)
-        self._first += member @ latent
-        self._second += latent.T @ latent
+        self._arms.update(latent, cells)
 
     def estimate(self) -> float:
         """Return the variance between arms in units of that within, averaged over directions of the latent.
@@ -88,20 +71,19 @@ class ArmVariance:
         strata, as if these were independent. 0 where no stratum has two such arms, or arms differ no more than by
         chance.
         """
-        seen = self._count > 0
-        count, stratum = self._count[seen], np.unique(self._stratum[seen], return_inverse=True)[1]
-        mean = self._first[seen] / count[:, None]
-        n_within = count.sum() - len(count)
-        if n_within < 1:
+        arms = self._arms
+        if arms.n_within < 1:
             return 0.0
-        variance, direction = np.linalg.eigh((self._second - (mean.T * count) @ mean) / n_within)
-        used = variance > max(NEGLIGIBLE * variance[-1], np.finfo(float).tiny)
-        if not used.any():
+        directions = arms.unit_directions()
+        if not directions.size:
             return 0.0
+        seen = arms.count > 0
+        count, stratum = arms.count[seen], np.unique(arms.stratum[seen], return_inverse=True)[1]
+        mean = arms.mean[seen]
         to_stratum = membership(stratum, stratum.max() + 1).astype(np.float64)
         n_stratum = to_stratum @ count
         centre = (to_stratum @ (mean * count[:, None])) / n_stratum[:, None]
-        distance = (mean - centre[stratum]) @ (direction[:, used] / np.sqrt(variance[used]))
+        distance = (mean - centre[stratum]) @ directions
         squared = (distance**2).mean(axis=1)
         by_chance = 1 / count - 1 / n_stratum[stratum]
         share = count / n_stratum[stratum]

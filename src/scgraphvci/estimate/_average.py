@@ -8,6 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from scgraphvci.estimate._accumulate import ARM, REFERENCE, BoolArray, EffectSums, FloatArray, IntArray, membership
+from scgraphvci.estimate._clusters import Clusters
 from scgraphvci.estimate._influence import Influence, Moments, influence_totals, variance_by_role
 
 
@@ -158,20 +159,11 @@ class StratumAverage:
         summing.data *= share[summing.indices]
         return (summing @ total).reshape(self.n_reported, -1, total.shape[1])
 
-    def cells(self, sums: EffectSums) -> IntArray:
-        """Cells averaged over, by cluster or block and role, ``(n_reported, n_clusters, n_roles)``."""
+    def clusters(self, sums: EffectSums) -> Clusters:
+        """Clusters or blocks of the cells averaged over."""
         count = self._by_cluster(sums) @ sums.count
-        return np.rint(count).astype(np.int64).reshape(self.n_reported, -1, count.shape[1])
-
-    def n_clusters(self, sums: EffectSums) -> IntArray:
-        """Clusters that have cells in the arm, or in the reference, whichever are fewer, ``(n_reported,)``."""
-        return clusters_of_smaller_arm(self.cells(sums), with_reference=sums.with_reference)
-
-    def effective_clusters(self, sums: EffectSums) -> FloatArray:
-        """See :func:`effective_clusters`, ``(n_reported,)``."""
-        return effective_clusters(
-            self.cells(sums), with_reference=sums.with_reference, independent=sums.groups.independent
-        )
+        cells = np.rint(count).astype(np.int64).reshape(self.n_reported, -1, count.shape[1])
+        return Clusters(cells, sums.with_reference, sums.groups.independent)
 
     def _by_cluster(self, sums: EffectSums) -> sparse.csr_array:
         """Matrix (reported strata x clusters, groups) that sums groups of strata used."""
@@ -183,64 +175,3 @@ class StratumAverage:
         used = self.used[sums.groups.stratum].astype(np.float64)
         shape = (self.n_reported * n_clusters, sums.groups.n_groups)
         return sparse.csr_array((used, (row, np.arange(sums.groups.n_groups))), shape=shape)
-
-
-def clusters_of_smaller_arm(cells: IntArray, *, with_reference: bool) -> IntArray:
-    """Clusters with cells in the arm, or in the reference, whichever are fewer.
-
-    Parameters
-    ----------
-    cells
-        ``(..., n_clusters, n_roles)``, as `StratumAverage.cells` gives.
-    with_reference
-        Whether the reference counts.
-    """
-    arms = [ARM, REFERENCE] if with_reference else [ARM]
-    return (cells[..., arms] > 0).sum(axis=-2).min(axis=-1)
-
-
-def effective_clusters(cells: IntArray, *, with_reference: bool, independent: bool) -> FloatArray:
-    r"""Clusters of equal size that would tell as much, of the arm or the reference, whichever are fewer.
-
-    :math:`1 / \sum_c w_c^2`, w being the shares of an arm's cells: the mean of an arm lies closest to the mean of its
-    largest clusters, whose totals are therefore too small.
-
-    Parameters
-    ----------
-    cells, with_reference
-        As for :func:`clusters_of_smaller_arm`.
-    independent
-        Whether clusters are random blocks of independent cells, which are as good as equal.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> cells = np.array([[5, 5, 0], [5, 5, 0], [60, 60, 0]])
-    >>> effective_clusters(cells, with_reference=True, independent=False).round(2).item()
-    1.34
-    """
-    if independent:
-        return clusters_of_smaller_arm(cells, with_reference=with_reference).astype(np.float64)
-    arms = [ARM, REFERENCE] if with_reference else [ARM]
-    size = cells[..., arms].astype(np.float64)
-    square = (size**2).sum(axis=-2)
-    return np.divide(size.sum(axis=-2) ** 2, square, out=np.zeros_like(square), where=square > 0).min(axis=-1)
-
-
-def cluster_variance_of(totals: FloatArray, effective: FloatArray) -> FloatArray:
-    """Variance of an average when clusters are independent: ``G / (G - 1)`` times the sum of their squared totals.
-
-    Parameters
-    ----------
-    totals
-        As `StratumAverage.cluster_totals` gives, ``(n_reported, n_clusters, n_genes)``.
-    effective
-        G of each reported stratum, as `StratumAverage.effective_clusters` gives.
-    """
-    return small_sample_factor(effective)[:, None] * np.einsum("xcg,xcg->xg", totals, totals)
-
-
-def small_sample_factor(effective: FloatArray) -> FloatArray:
-    """``G / (G - 1)`` for a variance from effectively G clusters; 1 where there is one."""
-    several = effective > 1
-    return np.where(several, effective / np.where(several, effective - 1, 1), 1.0)

@@ -33,7 +33,7 @@ class InfluenceTotals:
         Clusters or blocks with cells in the arm, or in the reference, whichever are fewer,
         ``(n_treatments, n_strata)``.
     effective
-        Clusters of equal size that would tell as much (see :func:`effective_clusters`), ``(n_treatments, n_strata)``.
+        Clusters of equal size that would tell as much (see `Clusters.effective`), ``(n_treatments, n_strata)``.
     independent
         Whether cells are independent: blocks then only tell how errors of genes go together.
     cells

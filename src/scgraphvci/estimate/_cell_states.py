@@ -33,19 +33,15 @@ unexpected responses and of the error of what is expected. Its variance is added
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import nnls
 
-from scgraphvci.estimate._accumulate import BoolArray, FloatArray, IntArray, membership
-from scgraphvci.estimate._arm_variance import NEGLIGIBLE
+from scgraphvci.estimate._accumulate import BoolArray, FloatArray, IntArray
+from scgraphvci.estimate._arm_moments import ArmMoments
+from scgraphvci.estimate._expected_arms import ExpectedArms
 
-N_CENTRINGS = 3
-"""Times that strata are centred on their cells less what is expected of their arms."""
-N_STEPS = 8
 N_REWEIGHTINGS = 5
 """Steps to the variances of errors with heavy tails."""
 TAIL_DF = 4.0
@@ -81,14 +77,9 @@ class CellStates:
     """
 
     def __init__(self, stratum: ArrayLike, condition: ArrayLike, levels: ArrayLike) -> None:
-        self._stratum = np.asarray(stratum, dtype=np.int64)
-        self._condition = np.asarray(condition, dtype=np.int64)
-        self._levels = np.asarray(levels)
-        n_conditions = int(self._condition.max(initial=0)) + 1
-        pairs, self._arm = np.unique(self._stratum * n_conditions + self._condition, return_inverse=True)
-        self._pairs = np.divmod(pairs, n_conditions)
-        self._count: FloatArray = np.zeros(len(pairs))
-        self._origin: tuple[FloatArray, FloatArray] | None = None  # a first cell, against cancellation
+        self._arms = ArmMoments(stratum, condition)
+        self._stratum, self._levels = np.asarray(stratum, dtype=np.int64), np.asarray(levels)
+        self._origin: FloatArray | None = None  # a first cell, against cancellation
 
     def update(self, outcome: ArrayLike, latent: ArrayLike, cells: ArrayLike) -> None:
         """Add cells.
@@ -102,163 +93,30 @@ class CellStates:
         cells
             Their positions among the cells of the constructor, ``(batch,)``.
         """
-        outcome, latent = np.asarray(outcome, dtype=np.float64), np.asarray(latent, dtype=np.float64)
+        outcome = np.asarray(outcome, dtype=np.float64)
+        member, latent = self._arms.update(latent, np.asarray(cells))
         if self._origin is None:
-            self._origin = outcome[0].copy(), latent[0].copy()
-            n_genes, n_latent = outcome.shape[1], latent.shape[1]
-            self._outcome, self._latent = np.zeros((len(self._count), n_genes)), np.zeros((len(self._count), n_latent))
-            self._square, self._cross = np.zeros(n_genes), np.zeros((n_genes, n_latent))
-            self._second = np.zeros((n_latent, n_latent))
-        outcome, latent = outcome - self._origin[0], latent - self._origin[1]
-        member = membership(self._arm[np.asarray(cells)], len(self._count)).astype(np.float64)
-        self._count += member.sum(axis=1)
+            self._origin = outcome[0].copy()
+            n_genes = outcome.shape[1]
+            self._outcome, self._square = np.zeros((member.shape[0], n_genes)), np.zeros(n_genes)
+            self._cross = np.zeros((n_genes, latent.shape[1]))
+        outcome = outcome - self._origin
         self._outcome += member @ outcome
-        self._latent += member @ latent
         self._square += np.einsum("cg,cg->g", outcome, outcome)
         self._cross += outcome.T @ latent
-        self._second += latent.T @ latent
 
     def fit(self) -> StatePredictions:
         """Return predictions of every condition."""
         if self._origin is None:
             msg = "No cells were added. Call `update` first."
             raise ValueError(msg)
-        count = np.maximum(self._count, 1)[:, None]
-        mean, latent = self._outcome / count, self._latent / count
-        n_within = max(self._count.sum() - (self._count > 0).sum(), 1)
+        arms = self._arms
+        mean = self._outcome / np.maximum(arms.count, 1)[:, None]
+        n_within = max(arms.n_within, 1.0)
         variance = np.maximum(self._square - np.einsum("ag,ag->g", self._outcome, mean), 0) / n_within
-        spread, direction = np.linalg.eigh((self._second - self._latent.T @ latent) / n_within)
-        used = spread > max(NEGLIGIBLE * spread[-1], np.finfo(float).tiny)
-        covariance = (self._cross - self._outcome.T @ latent) / n_within
-        loading = covariance @ (direction[:, used] / np.sqrt(spread[used]))
-        screen = _Screen(*self._pairs, self._count, mean, variance, self._levels)
-        return StatePredictions(screen, loading, mean + self._origin[0], self._arm, self._stratum)
-
-
-@dataclass(frozen=True)
-class Arms:
-    """Arms of one condition.
-
-    Parameters
-    ----------
-    arm
-        Their positions among all arms, ``(n,)``.
-    stratum
-        Their strata, ``(n,)``.
-    seen
-        What the other strata's arms show, ``(n, n_genes, n_features)``.
-    certain
-        How far that is beyond chance, ``(n, n_genes, n_features)``: ``max(1 - 4 / t**2, 0)`` with t in standard errors.
-    chance, chance_seen
-        Variance by chance of a difference to the stratum, in units of that within arms, ``(n,)``; and of each feature's
-        combination, as sums over arms, ``(n, n_features, n_features)``.
-    """
-
-    arm: IntArray
-    stratum: IntArray
-    seen: FloatArray
-    certain: FloatArray
-    chance: FloatArray
-    chance_seen: FloatArray
-
-    @property
-    def features(self) -> FloatArray:
-        """What is seen, and the same as far as it is beyond chance, ``(n, n_genes, 2 * n_features)``."""
-        return np.concatenate([self.seen, self.seen * self.certain], axis=2)
-
-
-class _Screen:
-    """Means of all arms, and what strata make one expect of each other.
-
-    Strata are centred on their cells less what is expected of their arms. The expected difference of an arm to its
-    stratum is a combination, the same for all arms, of weighted means over the other strata's arms: over all of them,
-    and over those that share the level of each covariate, each as it is and as far as it is beyond chance. Most genes
-    do not respond, and what is seen of these is to count less than a large response.
-    """
-
-    def __init__(
-        self,
-        stratum: IntArray,
-        condition: IntArray,
-        count: FloatArray,
-        mean: FloatArray,
-        variance: FloatArray,
-        levels: IntArray,
-    ) -> None:
-        self.stratum, self.condition, self.count, self.mean, self.variance = stratum, condition, count, mean, variance
-        self._kin = _kinship(levels)
-        self._to_stratum = membership(stratum, int(stratum.max()) + 1).astype(np.float64)
-        n_cells = self._to_stratum @ count
-        self.chance = 1 / np.maximum(count, 1) - 1 / np.maximum(n_cells, 1)[stratum]
-        self.precision = np.divide(1, variance, out=np.zeros_like(variance), where=variance > 0)
-        self.expected: FloatArray = np.zeros_like(mean)
-        self.share: FloatArray = np.zeros(2 * len(self._kin))
-        for _ in range(N_CENTRINGS):
-            self._centre()
-            self._expect()
-        self._centre()
-        self.excess = self._excess()
-
-    def of(self, condition: int) -> Arms:
-        """Arms of one condition that have cells, and what other strata show of them."""
-        arm = np.flatnonzero((self.condition == condition) & (self.count > 0))
-        stratum = self.stratum[arm]
-        weight = self._kin[:, stratum[:, None], stratum] * self.count[arm]  # features x arms x other arms
-        weight /= np.maximum(weight.sum(axis=2, keepdims=True), 1)
-        seen = np.einsum("fab,bg->agf", weight, self.difference[arm])
-        chance_seen = np.einsum("fab,hab,b->afh", weight, weight, self.chance[arm])
-        variance = np.einsum("aff->af", chance_seen)[:, None] * self.variance[:, None]
-        squared = seen**2
-        certain = np.maximum(1 - np.divide(4 * variance, squared, out=np.ones_like(seen), where=squared > 0), 0)
-        return Arms(arm, stratum, seen, certain, self.chance[arm], chance_seen)
-
-    def all(self) -> Iterator[Arms]:
-        """Arms of each condition."""
-        for condition in np.unique(self.condition):
-            yield self.of(int(condition))
-
-    def responding(self, seen: FloatArray) -> FloatArray:
-        """How much genes respond in other strata, in standard deviations, ``(n, n_genes)``."""
-        return np.sqrt((seen**2).mean(axis=2) * self.precision)
-
-    def _centre(self) -> None:
-        total = self._to_stratum @ ((self.mean - self.expected) * self.count[:, None])
-        centre = total / np.maximum(self._to_stratum @ self.count, 1)[:, None]
-        self.difference = self.mean - centre[self.stratum]
-
-    def _expect(self) -> None:
-        """Regress arms on what other strata show of them, genes and arms weighted by their precision."""
-        gram, moment = np.zeros((len(self.share),) * 2), np.zeros(len(self.share))
-        for arms in self.all():
-            weight, features = self.count[arms.arm, None] * self.precision, arms.features
-            gram += np.einsum("ag,agf,agh->fh", weight, features, features, optimize=True)
-            moment += np.einsum("ag,agf,ag->f", weight, features, self.difference[arms.arm], optimize=True)
-        self.share = _nonnegative(gram, moment)
-        for arms in self.all():
-            self.expected[arms.arm] = arms.features @ self.share
-
-    def _excess(self) -> FloatArray:
-        """Coefficients of the variance of unexpected responses on 1, rho and rho squared, by Fisher scoring."""
-        found = np.full(3, 0.02)
-        for _ in range(N_STEPS):
-            gram, moment = np.zeros((3, 3)), np.zeros(3)
-            for arms in self.all():
-                known = np.flatnonzero((arms.seen != 0).any(axis=(1, 2)) & (self.count[arms.arm] > 1))
-                rho = self.responding(arms.seen[known])
-                by_chance = (arms.chance[:, None] + self.chance_expected(arms))[known]
-                squared = (self.difference - self.expected)[arms.arm[known]] ** 2 * self.precision
-                terms = np.stack([np.ones_like(rho), rho, rho**2])
-                weight = (self.precision > 0) / np.maximum(by_chance + np.tensordot(found, terms, 1), 1e-12) ** 2
-                gram += np.einsum("ag,fag,hag->fh", weight, terms, terms, optimize=True)
-                moment += np.einsum("ag,fag,ag->f", weight, terms, squared - by_chance, optimize=True)
-            found = _nonnegative(gram, moment)
-        return found
-
-    def chance_expected(self, arms: Arms) -> FloatArray:
-        """Variance by chance of what is expected of arms, in units of that within arms, ``(n, n_genes)``."""
-        plain, beyond = np.split(self.share, 2)
-        share = plain + beyond * arms.certain
-        return np.einsum("agf,afh,agh->ag", share, arms.chance_seen, share, optimize=True)
+        loading = (self._cross - self._outcome.T @ arms.mean) / n_within @ arms.unit_directions()
+        screen = ExpectedArms(arms.stratum, arms.condition, arms.count, mean, variance, self._levels)
+        return StatePredictions(screen, loading, mean + self._origin, arms.of_cell, self._stratum)
 
 
 class StatePredictions:
@@ -268,7 +126,7 @@ class StatePredictions:
     """
 
     def __init__(
-        self, screen: _Screen, loading: FloatArray, mean: FloatArray, arm: IntArray, stratum: IntArray
+        self, screen: ExpectedArms, loading: FloatArray, mean: FloatArray, arm: IntArray, stratum: IntArray
     ) -> None:
         self._screen, self._loading, self._arm, self._stratum = screen, loading, arm, stratum
         self._expected = mean - (screen.difference - screen.expected)
@@ -376,24 +234,3 @@ class ConditionPredictions:
             here = self.stratum[cells] == stratum
             state[here] = residual[here] @ self.weights[stratum].T
         return state @ self.loading.T
-
-
-def _kinship(levels: IntArray) -> FloatArray:
-    """Which other strata count in each feature, all and those sharing a level, ``(n_features, n_strata, n_strata)``."""
-    others = ~np.eye(len(levels), dtype=bool)
-    shared = [(column[:, None] == column) & others for column in levels.T]
-    informative = [kin for kin in shared if kin.any() and not (kin == others).all()]
-    return np.stack([others, *informative]).astype(np.float64)
-
-
-def _nonnegative(gram: FloatArray, moment: FloatArray) -> FloatArray:
-    """Least squares with coefficients of at least 0, from normal equations."""
-    scale = np.sqrt(np.diag(gram))
-    used = scale > 0
-    found = np.zeros(len(moment))
-    if used.any():
-        scale = scale[used]
-        values, vectors = np.linalg.eigh(gram[np.ix_(used, used)] / np.outer(scale, scale))
-        root = np.sqrt(np.maximum(values, np.finfo(float).eps * values[-1]))
-        found[used] = nnls((vectors * root).T, (vectors / root).T @ (moment[used] / scale))[0] / scale
-    return found

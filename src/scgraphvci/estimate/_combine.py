@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from scgraphvci.estimate._accumulate import FloatArray
-from scgraphvci.estimate._average import small_sample_factor
 from scgraphvci.estimate._bands import InfluenceTotals
+from scgraphvci.estimate._clusters import small_sample_factor
 
 if TYPE_CHECKING:
     from scgraphvci.estimate._result import MarginalEffects

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from scgraphvci.estimate._accumulate import ARM, OUTCOME, REFERENCE, EffectSums, FloatArray, IntArray, membership
-from scgraphvci.estimate._average import (
-    StratumAverage,
-    cluster_variance_of,
-    clusters_of_smaller_arm,
-    effective_clusters,
-)
+from scgraphvci.estimate._accumulate import EffectSums, FloatArray, IntArray
+from scgraphvci.estimate._average import StratumAverage
 from scgraphvci.estimate._bands import InfluenceTotals, JointLevels, joint_levels
-from scgraphvci.estimate._estimands import Estimand, compared, error_totals, error_variance
+from scgraphvci.estimate._clusters import Clusters
+from scgraphvci.estimate._estimands import Estimand, error_totals
 from scgraphvci.estimate._guarded import GuardedSums
-from scgraphvci.estimate._influence import Estimator, Moments, stratum_moments
+from scgraphvci.estimate._influence import Estimator, stratum_moments
 from scgraphvci.estimate._leak import Leaks, measure_leak
 from scgraphvci.estimate._request import EffectAdjustment, check_request
 from scgraphvci.estimate._result import MarginalEffects
+from scgraphvci.estimate._rows import Rows, estimate_rows
 from scgraphvci.estimate._skewness import third_cumulant
 from scgraphvci.estimate._stack import Stack
-from scgraphvci.estimate._status import status_of
-
-_RESOLUTION = 1e-7  # of float32, relative: an outcome that varies less is constant
 
 
 def marginal_effects(
@@ -158,22 +151,23 @@ def marginal_effects(
             treatment_sums, moments = made = given.made, given.moments(of_model, arm_variance, squared_shares)
         average = StratumAverage.of(moments, codes, len(strata))
         groups, totals = treatment_sums.groups, None
-        if estimator != "plugin" and (groups.clustered or (keep_influence and groups.cluster is not None)):
+        clusters = None if groups.cluster is None else average.clusters(treatment_sums)
+        if estimator != "plugin" and clusters is not None and (groups.clustered or keep_influence):
             totals = error_totals(treatment_sums, moments, average, estimator, estimand, pseudocount)
-        row, variance, df = _estimate(
-            treatment_sums, moments, average, estimator, estimand, pseudocount, min_cells, min_counts, totals
+        row, variance, df = estimate_rows(
+            moments, average, clusters, estimator, estimand, pseudocount, min_cells, min_counts, totals
         )
-        if keep_influence and totals is not None:
+        if keep_influence and clusters is not None and totals is not None:
             independent = groups.independent
             held = totals if keep_influence == "float64" else totals.astype(np.float32)
-            kept = _kept(treatment_sums, average, held, variance, df)
+            kept = _kept(clusters, held, variance, df)
             if keep_influence == "bands":
                 bands.add(_levels(kept, row, alpha, independent=independent))
             else:
                 influence.add(kept)
         del totals
-        if groups.cluster is not None:
-            leak = measure_leak(model_sums, of_model, average, row.std_error, made)
+        if clusters is not None:
+            leak = measure_leak(model_sums, of_model, average, clusters, row.std_error, made)
             if estimator == "robust":
                 row.status[(row.status == "ok") & leak.harmful(alpha)] = "leak_detected"
             leaks.add(vars(leak))
@@ -205,129 +199,17 @@ def marginal_effects(
     )
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """What `MarginalEffects` holds for one treatment, without its leading axis."""
-
-    estimate: FloatArray
-    std_error: FloatArray
-    df: FloatArray
-    robust: FloatArray
-    observed: FloatArray
-    plugin: FloatArray
-    n_treated: IntArray
-    n_reference: IntArray
-    n_stratum: IntArray
-    n_clusters: IntArray
-    share: FloatArray
-    status: NDArray[np.object_]
-
-
-def _estimate(
-    sums: EffectSums,
-    moments: Moments,
-    average: StratumAverage,
-    estimator: Estimator,
-    estimand: Estimand,
-    pseudocount: float,
-    min_cells: int,
-    min_counts: float,
-    totals: FloatArray | None,
-) -> tuple[_Rows, FloatArray, FloatArray]:
-    n_reported = average.n_reported
-    averaged = compared(estimand, moments, average, pseudocount)
-    to_reported = membership(average.reported, n_reported)
-    n_used = to_reported @ (moments.count * average.used[:, None])
-    n_all = to_reported @ moments.count
-
-    n_clusters = np.zeros(n_reported, dtype=np.int64)
-    variance, df = np.full_like(averaged.plugin, np.nan), np.full((n_reported, 1), np.nan)
-    if sums.groups.clustered and totals is not None:
-        n_clusters = average.n_clusters(sums)
-        effective = average.effective_clusters(sums)
-        variance, df = cluster_variance_of(totals, effective), (effective - 1.0)[:, None]
-    elif estimator != "plugin":
-        variance, df = error_variance(moments, average, estimator, estimand, pseudocount)
-
-    if estimator == "robust" and moments.unexpected is not None:
-        unexpected = average.unexpected_variance(moments)
-        if totals is not None:  # scaled, so that bands, contrasts and averages hold it, too
-            relative = np.divide(unexpected, variance, out=np.zeros_like(variance), where=variance > 0)
-            totals *= np.sqrt(1 + relative)[:, None]
-        variance = variance + unexpected
-
-    clusters = n_clusters if sums.groups.clustered and estimator != "plugin" else None
-    status = status_of(n_used, n_all, average.covered, clusters, min_cells, with_reference=sums.with_reference)
-
-    estimate = getattr(averaged, estimator)
-    if estimator == "robust":
-        estimate = np.where((status == "extrapolated")[:, None], averaged.plugin, estimate)
-    has_error = (status == "ok")[:, None] & _varies(moments, average)
-    if min_counts > 0:
-        has_error &= _expected_counts(sums, moments, average) >= min_counts
-    n_stratum = n_all.sum(axis=1)
-    rows = _Rows(
-        estimate=estimate,
-        std_error=np.where(has_error, np.sqrt(variance), np.nan),
-        df=np.where(has_error, df, np.nan),
-        robust=averaged.robust,
-        observed=averaged.observed,
-        plugin=averaged.plugin,
-        n_treated=n_all[:, ARM],
-        n_reference=n_all[:, REFERENCE],
-        n_stratum=n_stratum,
-        n_clusters=n_clusters,
-        share=average.n_used / np.maximum(n_stratum, 1),
-        status=status,
-    )
-    return rows, variance, df
-
-
-def _varies(moments: Moments, average: StratumAverage) -> NDArray[np.bool_]:
-    """Genes whose outcome varies within an arm, ``(n_reported, n_genes)``: elsewhere an error would be of rounding."""
-    arms = [ARM, REFERENCE] if moments.with_reference else [ARM]
-    product = moments.product[moments.pairs.index((OUTCOME, OUTCOME))][:, arms]
-    size = moments.count[:, arms, None] * moments.mean[OUTCOME][:, arms] ** 2
-    varies = (product > _RESOLUTION**2 * size).any(axis=1) & average.used[:, None]
-    return membership(average.reported, average.n_reported) @ varies.astype(np.int64) > 0
-
-
-def _expected_counts(sums: EffectSums, moments: Moments, average: StratumAverage) -> FloatArray:
-    r"""Cells of the smaller arm times the mean outcome over both arms, ``(n_reported, n_genes)``.
-
-    Less where counts vary much more than Poisson variables do. With r the variance over the mean, the squared skewness
-    of a mean of N negative binomial counts in all is :math:`(2 r - 1)^2 / (r N)`; at most four times that of N Poisson
-    counts is accepted, so N counts as :math:`N \min(1, 4 r / (2 r - 1)^2)`.
-    """
-    arms = [ARM, REFERENCE] if sums.with_reference else [ARM]
-    count = moments.count[:, arms] * average.used[:, None]
-    to_reported = membership(average.reported, average.n_reported).astype(np.float64)
-    total = to_reported @ np.einsum("xr,xrg->xg", count.astype(np.float64), moments.mean[OUTCOME][:, arms])
-    cells = to_reported @ count
-    share = cells.min(axis=1) / np.maximum(cells.sum(axis=1), 1)
-    square = moments.product[moments.pairs.index((OUTCOME, OUTCOME))][:, arms].sum(axis=1)
-    square = to_reported @ np.where(average.used[:, None], square, 0.0)
-    over_mean = np.maximum(np.divide(square, total, out=np.ones_like(total), where=total > 0), 1.0)
-    return np.asarray(total * share[:, None] * np.minimum(4 * over_mean / (2 * over_mean - 1) ** 2, 1.0))
-
-
-def _levels(kept: dict[str, NDArray[Any]], row: _Rows, alpha: float, *, independent: bool) -> dict[str, NDArray[Any]]:
+def _levels(kept: dict[str, NDArray[Any]], row: Rows, alpha: float, *, independent: bool) -> dict[str, NDArray[Any]]:
     """Levels of joint bands of one treatment, and how they were found."""
     one = InfluenceTotals(kept["total"][None], kept["n_clusters"][None], kept["effective"][None], independent)
     found = joint_levels(one, (row.std_error > 0)[None], alpha)
     return {"level": found.level[0], "method": found.method[0]}
 
 
-def _kept(
-    sums: EffectSums, average: StratumAverage, totals: NDArray[Any], variance: FloatArray, df: FloatArray
-) -> dict[str, NDArray[Any]]:
+def _kept(clusters: Clusters, totals: NDArray[Any], variance: FloatArray, df: FloatArray) -> dict[str, NDArray[Any]]:
     """Entries of the influence totals of one treatment."""
-    cells = average.cells(sums)
-    n_clusters = clusters_of_smaller_arm(cells, with_reference=sums.with_reference)
-    independent = sums.groups.independent
-    effective = effective_clusters(cells, with_reference=sums.with_reference, independent=independent)
-    kept = {"total": totals, "n_clusters": n_clusters, "effective": effective, "cells": cells}
-    return kept if sums.groups.clustered else kept | {"variance": variance, "df": df}
+    kept = {"total": totals, "n_clusters": clusters.n, "effective": clusters.effective, "cells": clusters.cells}
+    return kept | {"variance": variance, "df": df} if clusters.independent else kept
 
 
 def _reported_codes(

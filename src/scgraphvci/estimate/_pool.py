@@ -24,14 +24,11 @@ from scipy import sparse, special
 from scipy.sparse.csgraph import connected_components
 
 from scgraphvci.estimate._accumulate import ARM, REFERENCE, BoolArray, FloatArray, IntArray, membership
-from scgraphvci.estimate._average import (
-    StratumAverage,
-    cluster_variance_of,
-    clusters_of_smaller_arm,
-    effective_clusters,
-)
+from scgraphvci.estimate._average import StratumAverage
 from scgraphvci.estimate._bands import InfluenceTotals
-from scgraphvci.estimate._leak import TOLERATED, sign_test
+from scgraphvci.estimate._clusters import Clusters
+from scgraphvci.estimate._leak import TOLERATED
+from scgraphvci.estimate._leak_tests import sign_test
 from scgraphvci.estimate._stack import Stack
 from scgraphvci.estimate._status import status_of
 from scgraphvci.estimate._tables import coarsen_strata
@@ -49,10 +46,12 @@ def pool(effects: MarginalEffects, over: str | Sequence[str] | None, weights: Po
     strata, reported = _coarser(effects.strata, over)
     rows, totals = Stack(), Stack()
     for t in range(len(effects.treatments)):
-        average, brought = _average(effects, t, cells[t], reported, len(strata), weights)
-        kept = _pool_influence(effects, influence, t, cells[t], average, brought)
+        of_strata = Clusters(cells[t], effects.params["reference"] is not None, influence.independent)
+        average, brought = _average(effects, t, of_strata, reported, len(strata), weights)
+        clusters = _clusters(of_strata, average)
+        kept = _pool_influence(effects, influence, t, average, clusters, brought)
         totals.add(kept)
-        rows.add(_pool_rows(effects, t, average, cells[t], kept, clustered=not influence.independent))
+        rows.add(_pool_rows(effects, t, average, of_strata, clusters, kept))
     changes: dict[str, Any] = {
         "strata": strata,
         "params": {**effects.params, "pool_weights": weights},
@@ -93,17 +92,17 @@ def _coarser(strata: pd.DataFrame, over: str | Sequence[str] | None) -> tuple[pd
 
 
 def _average(
-    effects: MarginalEffects, t: int, cells: IntArray, reported: IntArray, n_reported: int, weights: PoolWeights
+    effects: MarginalEffects, t: int, clusters: Clusters, reported: IntArray, n_reported: int, weights: PoolWeights
 ) -> tuple[StratumAverage, FloatArray]:
     """Return the average, and what each cluster brings to the weight of each stratum, ``(n_strata, n_clusters)``.
 
     The weight of a stratum is a function of its cells, homogeneous of degree one, and a cluster brings its own cells
     times the derivative by them. Strata without both arms enter only where all lack one, by their cells.
     """
+    cells, with_reference = clusters.cells, clusters.with_reference
     of_stratum = cells.sum(axis=1)
     n_cells = of_stratum.sum(axis=1)
     arm, reference = of_stratum[:, ARM], of_stratum[:, REFERENCE]
-    with_reference = effects.params["reference"] is not None
     both_arms = ~np.isin(effects.status[t], ("extrapolated", "no_reference"))
     smaller_arm = np.where(both_arms, np.minimum(arm, reference) if with_reference else arm, 0)
     by_cells = cells.sum(axis=2).astype(np.float64)
@@ -118,24 +117,29 @@ def _average(
     return average, brought
 
 
+def _clusters(of_strata: Clusters, average: StratumAverage) -> Clusters:
+    """Clusters of the averages."""
+    cells = of_strata.cells
+    used = (cells * average.used[:, None, None]).reshape(len(cells), -1)
+    pooled = (membership(average.reported, average.n_reported) @ used).reshape(-1, *cells.shape[1:])
+    return replace(of_strata, cells=pooled)
+
+
 def _pool_influence(
     effects: MarginalEffects,
     influence: InfluenceTotals,
     t: int,
-    cells: IntArray,
     average: StratumAverage,
+    clusters: Clusters,
     brought: FloatArray,
 ) -> dict[str, NDArray[Any]]:
     """Entries of the influence totals of one treatment's averages."""
     total = np.where(average.used[:, None, None], influence.total[t], 0.0)
     pooled = (average.weight @ total.reshape(len(total), -1)).reshape(-1, *total.shape[1:])
-    used = (cells * average.used[:, None, None]).reshape(len(cells), -1)
-    cells = (membership(average.reported, average.n_reported) @ used).reshape(-1, *cells.shape[1:])
-    with_reference = effects.params["reference"] is not None
     kept: dict[str, NDArray[Any]] = {
-        "n_clusters": clusters_of_smaller_arm(cells, with_reference=with_reference),
-        "effective": effective_clusters(cells, with_reference=with_reference, independent=influence.independent),
-        "cells": cells,
+        "n_clusters": clusters.n,
+        "effective": clusters.effective,
+        "cells": clusters.cells,
     }
     if influence.variance is not None and influence.df is not None:
         variance, df = _independent(average, influence.variance[t], influence.df[t])
@@ -164,35 +168,33 @@ def _pool_rows(
     effects: MarginalEffects,
     t: int,
     average: StratumAverage,
-    cells: IntArray,
+    of_strata: Clusters,
+    clusters: Clusters,
     kept: dict[str, NDArray[Any]],
-    *,
-    clustered: bool,
 ) -> dict[str, NDArray[Any]]:
     """Fields of the result of one treatment."""
     to_reported = membership(average.reported, average.n_reported)
     n_treated, n_reference, n_stratum = (
         to_reported @ getattr(effects, name)[t] for name in ("n_treated", "n_reference", "n_stratum")
     )
-    n_clusters = kept["n_clusters"] if clustered else np.zeros(average.n_reported, dtype=np.int64)
+    n_clusters = None if clusters.independent else clusters.n
     status = status_of(
-        kept["cells"].sum(axis=1),
+        clusters.cells.sum(axis=1),
         np.stack([n_treated, n_reference], axis=1),
         average.covered,
-        n_clusters if clustered else None,
+        n_clusters,
         effects.params["min_cells"],
-        with_reference=effects.params["reference"] is not None,
+        with_reference=clusters.with_reference,
     )
     # A gene with counts enough in a stratum has enough in the average.
     known = to_reported @ (~effects._without_error[t] & average.used[:, None]).astype(np.int64) > 0
     has_error = (status == "ok")[:, None] & known
-    if clustered:
-        effective = kept["effective"]
-        variance, df = cluster_variance_of(kept["total"].astype(np.float64), effective), (effective - 1.0)[:, None]
-    else:
+    if clusters.independent:
         variance, df = kept["variance"], kept["df"]
+    else:
+        variance, df = clusters.variance_of(kept["total"].astype(np.float64)), (clusters.effective - 1.0)[:, None]
     std_error = np.where(has_error, np.sqrt(variance), np.nan)
-    status[(status == "ok") & _leaks(effects, t, average, cells, std_error)] = "leak_detected"
+    status[(status == "ok") & _leaks(effects, t, average, of_strata, std_error)] = "leak_detected"
     uncovered = ~average.covered[:, None]
     robust, observed = (
         np.where(uncovered, np.nan, average.mean(getattr(effects, n)[t])) for n in ("robust", "observed")
@@ -216,16 +218,16 @@ def _pool_rows(
         "n_treated": n_treated,
         "n_reference": n_reference,
         "n_stratum": n_stratum,
-        "n_clusters": n_clusters,
+        "n_clusters": np.zeros(average.n_reported, dtype=np.int64) if n_clusters is None else n_clusters,
         "share": average.n_used / np.maximum(n_stratum, 1),
         "status": status,
     }
 
 
 def _leaks(
-    effects: MarginalEffects, t: int, average: StratumAverage, cells: IntArray, std_error: FloatArray
+    effects: MarginalEffects, t: int, average: StratumAverage, clusters: Clusters, std_error: FloatArray
 ) -> BoolArray:
-    """Averages with a leak that matters, by tests that share the level; `cells` are those of the strata.
+    """Averages with a leak that matters, by tests that share the level; `clusters` are those of the strata.
 
     A leak of a stratum is found by its own test, with Bonferroni's bound over strata, for these share clusters. Where
     strata lie in a cluster each, or in few, none of these tests says anything: parts of the average that share no
@@ -240,7 +242,7 @@ def _leaks(
     p_value = np.where(average.used, effects.leaks.p_value[t], np.nan)
     bias = effects.robust[t] - effects.observed[t]
     usable = average.used & np.isfinite(bias).all(axis=1)
-    part = _parts(cells, independent=effects._kept_influence().independent)
+    part = _parts(clusters)
     plugin = average.mean(effects.plugin[t])
     for row in np.flatnonzero(average.covered):
         of_row = average.reported == row
@@ -250,7 +252,7 @@ def _leaks(
         names, of_part = np.unique(part[member], return_inverse=True)
         brought = membership(of_part, len(names)) @ (weight[:, None] * bias[member])
         known = std_error[row] > 0
-        predicted = plugin[row, known] / std_error[row, known] if effects.params["reference"] is not None else None
+        predicted = plugin[row, known] / std_error[row, known] if clusters.with_reference else None
         in_errors = brought[:, known] / std_error[row, known]
         if len(brought) > 1 and known.any():
             p_values += _tests_of_parts(in_errors, predicted)
@@ -263,11 +265,11 @@ def _leaks(
     return found
 
 
-def _parts(cells: IntArray, *, independent: bool) -> IntArray:
+def _parts(clusters: Clusters) -> IntArray:
     """Part of each stratum, ``(n_strata,)``: strata of different parts share no cluster."""
-    if independent:
-        return np.arange(len(cells))
-    present = sparse.csr_array(cells.sum(axis=2) > 0).astype(np.int64)
+    if clusters.independent:
+        return np.arange(len(clusters.cells))
+    present = sparse.csr_array(clusters.cells.sum(axis=2) > 0).astype(np.int64)
     return np.asarray(connected_components(present @ present.T, directed=False)[1], dtype=np.int64)
 
 

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scgraphvci.estimate._accumulate import FloatArray
-from scgraphvci.estimate._average import small_sample_factor
 from scgraphvci.estimate._bands import InfluenceTotals
+from scgraphvci.estimate._clusters import small_sample_factor
 from scgraphvci.estimate._leak import Leaks
 from scgraphvci.estimate._result import MarginalEffects
 

@@ -44,9 +44,10 @@ def check_request(
             "effects of a model 'cells'."
         )
         raise ValueError(msg)
-    if p_adjust == "romano_wolf" and keep_influence in (False, "bands"):
+    if p_adjust == "romano_wolf" and (estimator == "plugin" or keep_influence in (False, "bands")):
         msg = (
-            f"p_adjust='romano_wolf' needs influence totals, and `keep_influence` is {keep_influence!r}. Make it True."
+            f"p_adjust='romano_wolf' needs influence totals, but `estimator` is {estimator!r} and `keep_influence` is "
+            f"{keep_influence!r}. Estimate 'robust' or 'observed' and keep them (True), or choose another adjustment."
         )
         raise ValueError(msg)
 

@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 from scipy import special
 
 from scgraphvci.estimate._accumulate import FloatArray, IntArray
-from scgraphvci.estimate._bands import N_DRAWS, SEED, InfluenceTotals, JointLevels, joint_levels, romano_wolf_p_values
+from scgraphvci.estimate._bands import N_DRAWS, SEED, InfluenceTotals, JointLevels, romano_wolf_p_values
 from scgraphvci.estimate._combine import contrast
 from scgraphvci.estimate._estimands import NULL
+from scgraphvci.estimate._joint_bands import joint_bands
 from scgraphvci.estimate._leak import Leaks
 from scgraphvci.estimate._leakage import Leakage
 from scgraphvci.estimate._multiplicity import adjust_p_values
 from scgraphvci.estimate._pool import pool
 from scgraphvci.estimate._sensitivity import sensitivity_frame
-from scgraphvci.estimate._skewness import reach
+from scgraphvci.estimate._summary import overlap_frame, summary
 from scgraphvci.estimate._tables import long_frame, positions, stratum_mask, to_adata
 
 if TYPE_CHECKING:
@@ -199,26 +200,7 @@ class MarginalEffects:
         ValueError
             If influence totals were not kept.
         """
-        found = self.bands
-        if found is None or (n_draws, seed) != (N_DRAWS, SEED):
-            influence = self._kept_influence()
-            found = joint_levels(influence, self.std_error > 0, self.params["alpha"], n_draws, seed)
-        df = self.df if self.n_clusters.any() else np.minimum(self.df, self._fewest_cells[:, :, None] - 1.0)
-        below = above = special.stdtrit(df, 1.0 - found.level[:, :, None] / 2.0)
-        if self.third_cumulant is not None:
-            skewness = np.divide(
-                self.third_cumulant, self.std_error**3, out=np.zeros_like(self.estimate), where=self.std_error > 0
-            )
-            below, above = reach(below, skewness)
-        low = self.estimate - below * self.std_error - self._allowed_bias
-        return low, self.estimate + above * self.std_error + self._allowed_bias, found.method
-
-    @property
-    def _fewest_cells(self) -> IntArray:
-        """Cells of the smaller arm."""
-        if self.params["reference"] is None:
-            return self.n_treated
-        return np.minimum(self.n_treated, self.n_reference)
+        return joint_bands(self, n_draws, seed)
 
     def leakage(self) -> Leakage:
         """Report how far predictions tell the arms of a stratum apart, which `robust` assumes they do not.
@@ -279,15 +261,7 @@ class MarginalEffects:
         (treated over all cells of the stratum), `share` (see the class), `n_effective` (harmonic: the number of cells
         per arm of a balanced comparison of the same precision at equal variances), `status`.
         """
-        treated, reference = self.n_treated.astype(float), self.n_reference.astype(float)
-        n_effective = treated
-        if self.params["reference"] is not None:
-            n_effective = 2 * treated * reference / np.maximum(treated + reference, 1)
-        by_row = {name: getattr(self, name) for name in ("n_treated", "n_reference", "n_stratum", "n_clusters")}
-        by_row["propensity"] = np.divide(
-            treated, self.n_stratum, out=np.full_like(treated, np.nan), where=self.n_stratum > 0
-        )
-        return long_frame(self, by_row | {"share": self.share, "n_effective": n_effective, "status": self.status})
+        return overlap_frame(self)
 
     def _kept_influence(self) -> InfluenceTotals:
         if self.influence is None:
@@ -478,27 +452,10 @@ class MarginalEffects:
         """
         return to_adata(self, _GENE_COLUMNS)
 
-    def _summary(self) -> list[tuple[str, str]]:
-        reference = self.params["reference"]
-        estimand = self.params.get("contrast_of", self.params.get("estimand", "difference")).replace("_", " ")
-        what = "mean under the treatment" if reference is None else f"{estimand} to {reference!r}"
-        if self.is_contrast:
-            what = f"difference of two {'means' if reference is None else f'{estimand}s to {reference!r}'}"
-        names, counts = np.unique(self.status.astype(str), return_counts=True)
-        shape = f"{len(self.treatments)} treatments x {len(self.strata)} strata x {len(self.genes)} genes"
-        return [
-            ("estimand", what),
-            ("size", shape),
-            ("strata", ", ".join(map(str, self.strata.columns)) or "none"),
-            ("estimator", str(self.params["estimator"])),
-            ("errors", "clustered" if self.n_clusters.any() else "independent cells"),
-            ("status", ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True))),
-        ]
-
     def __repr__(self) -> str:
         """Return size, estimator and how many rows have which status."""
-        return "\n".join(["MarginalEffects", *(f"    {name}: {value}" for name, value in self._summary())])
+        return "\n".join(["MarginalEffects", *(f"    {name}: {value}" for name, value in summary(self))])
 
     def _repr_html_(self) -> str:
-        table = pd.DataFrame(self._summary()).to_html(header=False, index=False, border=0)
+        table = pd.DataFrame(summary(self)).to_html(header=False, index=False, border=0)
         return f"<strong>MarginalEffects</strong>{table}"

@@ -14,6 +14,8 @@ from scgraphvci.data._read import require_column
 from scgraphvci.estimate import Calibration, EffectSums, Groups, coarsen_strata, marginal_effects
 from scgraphvci.model._checks import check_clusters
 from scgraphvci.model._cross_fit import Predictor
+from scgraphvci.model._effect_cells import effect_cells
+from scgraphvci.model._guard import learn_guard
 from scgraphvci.module._likelihood import Likelihood, is_count
 
 if TYPE_CHECKING:
@@ -86,7 +88,7 @@ class CalibrationMixin(_Base):
         """
         self._check_if_trained(warn=False)
         adata = self._validate_anndata(adata)
-        cells = self._effect_cells(adata, None, cluster_key)
+        cells = effect_cells(self, adata, None, cluster_key)
         control = condition_code(cells.table, self._vector(self.treatments.control, None))
         chosen = np.flatnonzero(cells.condition == control)
         stratum = cells.groups.stratum[cells.group[chosen]]
@@ -100,7 +102,7 @@ class CalibrationMixin(_Base):
         strata, reported = coarsen_strata(cells.strata, [groupby] if isinstance(groupby, str) else groupby)
         check_clusters(cluster_key, cluster, strata, reported[stratum])
         screen = [Predictor(self, adata, np.arange(cells.cell.size))]
-        arm_variance = self._guard(screen, cells, "share", batch_size).arm_variance if leak_guard else 0.0
+        arm_variance = learn_guard(screen, cells, "share", batch_size).arm_variance if leak_guard else 0.0
         results = {
             estimator: marginal_effects(
                 self._calibration_sums(adata, cells.cell[chosen], groups, group, arms, batch_size),

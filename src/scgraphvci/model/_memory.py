@@ -15,7 +15,7 @@ from scgraphvci.data._read import BLOCK_VALUES, require_column
 from scgraphvci.data._refine_statistics import BLOCK_CELLS
 from scgraphvci.data._rows import StoredRows
 from scgraphvci.estimate._accumulate import N_BLOCKS
-from scgraphvci.model._effects import MAX_SUMS_BYTES
+from scgraphvci.model._effect_sums import MAX_SUMS_BYTES
 from scgraphvci.model._graphvci import GraphVCI
 from scgraphvci.model._refiner import PRESETS, GRNRefiner
 from scgraphvci.module._decoders import AttentionHead

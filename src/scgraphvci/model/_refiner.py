@@ -177,8 +177,8 @@ class GRNRefiner(SafeSavingMixin, SummaryMixin, RefinerSetupMixin, UnsupervisedT
         early_stopping
             Stop when the reconstruction of validation ("test") cells no longer improves.
         plan_kwargs
-            Passed to :class:`scgraphvci.train.RefinePlan`, such as `logit_lr` or `seed` (of the sampled edges;
-            ``scvi.settings.seed`` by default, 0 if that is unset).
+            Passed to :class:`scgraphvci.train.RefinePlan`, such as `logit_lr` or `seed` (of the order of cells and of
+            the sampled edges; ``scvi.settings.seed`` by default, 0 if that is unset).
         **trainer_kwargs
             Passed to :class:`scvi.train.Trainer`.
 
@@ -209,14 +209,15 @@ class GRNRefiner(SafeSavingMixin, SummaryMixin, RefinerSetupMixin, UnsupervisedT
         if not self.is_trained_:
             self._initialise(indexing[0])
         trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
+        plan_kwargs = {"seed": scvi_settings.seed or 0, **(plan_kwargs or {})}
         super().train(
             max_epochs=max_epochs,
             accelerator=accelerator,
             devices=devices,
             batch_size=batch_size,
             early_stopping=early_stopping,
-            datasplitter_kwargs={"external_indexing": indexing},
-            plan_kwargs={"seed": scvi_settings.seed or 0, **(plan_kwargs or {})},
+            datasplitter_kwargs={"external_indexing": indexing, "seed": plan_kwargs["seed"]},
+            plan_kwargs=plan_kwargs,
             **trainer_kwargs,
         )
 

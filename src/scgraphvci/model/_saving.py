@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from scgraphvci._compat import (
     validate_var_names,
 )
 from scgraphvci._untrusted import read_h5ad, read_h5mu
+from scgraphvci.data._screen_field import DamagedStateError
 from scgraphvci.train._checkpoint import TrainRunner
 
 if TYPE_CHECKING:
@@ -168,14 +170,18 @@ class SafeSavingMixin(_Base):
         if adata is not False:
             validate_var_names(adata, contents["var_names"])
             setup = getattr(cls, _setup_method(registry))
-            setup(adata, source_registry=registry, **registry[SETUP_ARGS_KEY])
+            try:
+                setup(adata, source_registry=registry, **registry[SETUP_ARGS_KEY])
+            except DamagedStateError as error:
+                msg = f"{_model_path(dir_path, prefix)} is not a readable model file: {error}."
+                raise ValueError(msg) from error
 
         try:
             model = initialize_model(cls, None if adata is False else adata, registry, attributes, None)
             model._saved_var_names = contents["var_names"]
             model.module.on_load(model, pyro_param_store=None)
             model.module.load_state_dict(weights)
-        except (TypeError, AttributeError, KeyError, OverflowError, MemoryError, RuntimeError) as error:
+        except (TypeError, AttributeError, LookupError, OverflowError, MemoryError, RuntimeError) as error:
             msg = (
                 f"{_model_path(dir_path, prefix)} is not a readable model file: no "
                 f"{cls.__name__} can be built of its arguments and weights ({error})."
@@ -241,8 +247,15 @@ def _read_model(dir_path: str | Path, prefix: str | None) -> tuple[dict[str, Any
     attributes = attributes if isinstance(attributes, dict) else {}
     registry, init_params = attributes.get("registry_"), attributes.get("init_params_")
     complete = {"class_name", "var_names"} <= contents.keys() and isinstance(init_params, dict)
-    if not (complete and isinstance(registry, dict) and isinstance(registry.get(SETUP_ARGS_KEY), dict)):
+    parts = (SETUP_ARGS_KEY, "field_registries")
+    if not (complete and isinstance(registry, dict) and all(isinstance(registry.get(part), dict) for part in parts)):
         msg = f"{path} is not a readable model file: class, gene names, registry or constructor arguments are missing."
+        raise ValueError(msg)
+    wrong = [name for name, value in registry[SETUP_ARGS_KEY].items() if not _is_argument(name, value)]
+    if wrong:
+        msg = (
+            f"{path} is not a readable model file: arguments {wrong[:5]} of its set-up are not the names they must be."
+        )
         raise ValueError(msg)
     # Attributes are set by name, so a name from a file must be of the only kind that `save` writes.
     wrong = [name for name in attributes if not (str(name).isidentifier() and name.endswith("_")) or name[:2] == "__"]
@@ -254,6 +267,13 @@ def _read_model(dir_path: str | Path, prefix: str | None) -> tuple[dict[str, Any
         msg = f"{path} holds weights that are not finite numbers: {wrong[:5]}. Its training failed, or it was changed."
         raise ValueError(msg)
     return contents, weights
+
+
+def _is_argument(name: str, value: Any) -> bool:
+    """Whether a saved argument of the set-up names what is looked up by it, where it is one that does."""
+    if name.endswith("_keys"):
+        return value is None or (isinstance(value, Collection) and all(isinstance(key, str) for key in value))
+    return value is None or isinstance(value, str) or not (name == "layer" or name.endswith("_key"))
 
 
 def _check_class(name: str, allowed: tuple[str, ...]) -> None:

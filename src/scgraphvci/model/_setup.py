@@ -84,7 +84,8 @@ class ScreenSetupMixin(_Base):
         combination_sep
             What joins the members of a combination, such as "+" in "A+B". None: levels are never split.
         categorical_covariate_keys
-            Columns whose joint levels are the strata, such as cell type and donor.
+            Columns whose joint levels are the strata, such as cell type and donor. A numeric column of more than 20
+            values must have 10 cells for each on average.
         continuous_covariate_keys
             Numeric columns that enter the network only.
         size_factor_key
@@ -188,6 +189,9 @@ class ScreenManager(AnnDataManager):
 
     def register_fields(self, adata: AnnData | MuData, source_registry: dict | None = None, **kwargs: Any) -> None:
         """Register fields, or transfer them from a saved registry; leave the data as they were if one fails."""
+        if source_registry is not None:
+            for field in self.fields:
+                field.check_saved(source_registry["field_registries"])
         with _unchanged_on_error(adata, self.fields):
             _check_order_of_cells(adata, self.fields[0].mod_key)
             super().register_fields(adata, source_registry, **kwargs)

@@ -56,7 +56,7 @@ class SaveCheckpoint(scvi_train.SaveCheckpoint):
             return
         _, weights = _archive.read(Path(self.best_model_path) / _archive.MODEL_FILE)
         pl_module.get_submodule("module").load_state_dict(weights)
-        logger.info("Restored the weights of %s.", self.best_model_path)
+        logger.debug("Restored the weights of %s.", self.best_model_path)
 
 
 class TensorsOnly(TorchCheckpointIO):

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from scgraphvci._constants import KEYS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from scvi.data import AnnDataManager
 
@@ -57,6 +57,8 @@ class BufferedCells(Dataset):
         The cells to load, as indices.
     batch_size
         Cells per minibatch.
+    new_generator
+        Called for the generator of an epoch's order, when that is drawn.
     drop_last
         Whether to leave out a last minibatch that is smaller.
 
@@ -67,11 +69,17 @@ class BufferedCells(Dataset):
     """
 
     def __init__(
-        self, adata_manager: AnnDataManager, cells: np.ndarray, batch_size: int, drop_last: bool = False
+        self,
+        adata_manager: AnnDataManager,
+        cells: np.ndarray,
+        batch_size: int,
+        new_generator: Callable[[], torch.Generator],
+        drop_last: bool = False,
     ) -> None:
         self.dataset = ScreenDataset(adata_manager)
         self.cells = np.asarray(cells)
         self.batch_size = batch_size
+        self.new_generator = new_generator
         self.drop_last = drop_last
         stored = self.dataset.data[KEYS.OUTCOME]
         self.chunk = stored.chunk
@@ -87,8 +95,7 @@ class BufferedCells(Dataset):
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the cells of a buffer, and the positions in it of those of the next minibatch."""
-        generator = torch.Generator()  # seeded as the sampler of data in memory is
-        generator.manual_seed(int(torch.empty((), dtype=torch.int64).random_().item()))
+        generator = self.new_generator()
         cells = self.cells
         if len(cells) > self.buffer:
             cells = self._shuffled_chunks(generator)

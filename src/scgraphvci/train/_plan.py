@@ -109,7 +109,6 @@ class CounterfactualPlan(TrainingPlan):
         self._hold_unobserved = hold_unobserved and module.baseline is not None
         self._best: dict[str, Any] = {}
         self._good_epoch = 0
-        self._first_epoch = 0
         # No buffer changes in training and every process computes the same, so that none has to be sent at every step.
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
@@ -137,28 +136,19 @@ class CounterfactualPlan(TrainingPlan):
         with flushed_denormals():
             super().optimizer_step(*args, **kwargs)
 
-    def on_fit_start(self) -> None:
-        """Seed the order of cells, which Lightning draws for the first epoch before that epoch starts."""
-        self._seed()
-
     def on_train_start(self) -> None:
         """Keep the weights that training starts from."""
         self._keep_weights()
 
     def on_train_epoch_start(self) -> None:
-        """Seed the order of cells and refresh the frozen encoder."""
-        self._seed()
-        if 0 < self._first_epoch == self.current_epoch:
-            # Lightning makes the loader's iterator, which draws one number before the order of cells, after this hook,
-            # but that of the first epoch of a training, here a resumed one, earlier.
-            torch.empty((), dtype=torch.int64).random_()
+        """Refresh the frozen encoder."""
         if self._use_frozen_encoder:
             self._frozen_encoder[:] = [copy.deepcopy(self.module.encoder).requires_grad_(False)]
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Seed the epoch's draws, whatever was drawn for the order of cells."""
+        """Seed the epoch's draws, whatever its loader drew."""
         if batch_idx == 0:
-            self._seed()
+            torch.manual_seed(mix_seed(settings.seed or 0, self.current_epoch, self.global_rank))
 
     def on_train_epoch_end(self) -> None:
         """Check the weights: after the last step of training no loss would tell."""
@@ -190,9 +180,8 @@ class CounterfactualPlan(TrainingPlan):
         checkpoint["best"] = dict(self._best)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the best weights so far, and the epoch that comes next."""
+        """Take up the best weights so far."""
         self._best = dict(checkpoint.get("best", {}))
-        self._first_epoch = int(checkpoint["epoch"]) + 1
 
     def on_validation_epoch_start(self) -> None:
         """Use the same draws in every validation, so that epochs compare."""
@@ -333,6 +322,3 @@ class CounterfactualPlan(TrainingPlan):
             "Lower the learning rate (`plan_kwargs={'lr': ...}`) or check the data for extreme values."
         )
         raise FloatingPointError(msg)
-
-    def _seed(self) -> None:
-        torch.manual_seed(mix_seed(settings.seed or 0, self.current_epoch, self.global_rank))

@@ -5,17 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from scvi import settings
 from scvi.dataloaders import DataSplitter
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler, Sampler
 
 from scgraphvci._constants import KEYS, SPLITS
 from scgraphvci.data._read import modality
 from scgraphvci.data._rows import StoredRows
 from scgraphvci.train._loader import BufferedCells, ScreenDataset
+from scgraphvci.train._seed import mix_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from scvi.data import AnnDataManager
 
@@ -28,6 +30,9 @@ class SplitByColumn(DataSplitter):
     Without a split column, cells are split at random, seeded by ``scvi.settings.seed`` (0 if that is unset), so that
     two trainings see the same cells. Training cells that are not in memory come in the order of
     :class:`~scgraphvci.train._loader.BufferedCells`, unless several devices share them.
+
+    The order of training cells depends on `seed`, ``scvi.settings.seed`` if None, and the epoch alone, for one device:
+    loaders with workers draw that of the first epoch before it starts, and before a resumed training knows its epoch.
     """
 
     def __init__(
@@ -36,20 +41,26 @@ class SplitByColumn(DataSplitter):
         train_size: float | None = None,
         validation_size: float | None = None,
         shuffle_set_split: bool = True,
+        seed: int | None = None,
         **kwargs: Any,
     ) -> None:
+        self._seed = (settings.seed or 0) if seed is None else seed
+        self._first_epoch = 0
         if "external_indexing" not in kwargs:
             kwargs["external_indexing"] = split_indices(adata_manager, train_size, validation_size, shuffle_set_split)
         super().__init__(adata_manager, **kwargs)
 
     def train_dataloader(self) -> Any:
         """Return shuffled minibatches of training cells."""
-        stored = isinstance(self.adata_manager.get_from_registry(KEYS.OUTCOME), StoredRows)
-        if not stored or self.data_loader_kwargs.get("distributed_sampler"):
+        if self.data_loader_kwargs.get("distributed_sampler"):
             return super().train_dataloader()
-        batch_size = self.data_loader_kwargs.get("batch_size") or settings.batch_size
-        cells = BufferedCells(self.adata_manager, self.train_idx, batch_size, self.drop_last)
-        return DataLoader(cells, sampler=cells, batch_size=None, pin_memory=self.pin_memory)
+        if isinstance(self.adata_manager.get_from_registry(KEYS.OUTCOME), StoredRows):
+            batch_size = self.data_loader_kwargs.get("batch_size") or settings.batch_size
+            cells = BufferedCells(self.adata_manager, self.train_idx, batch_size, self._new_generator, self.drop_last)
+            return DataLoader(cells, sampler=cells, batch_size=None, pin_memory=self.pin_memory)
+        loader = super().train_dataloader()
+        loader.sampler.sampler = ShuffledCells(len(self.train_idx), self._new_generator)  # that of minibatches stays
+        return loader
 
     def val_dataloader(self) -> Any:
         """Return minibatches of validation cells; none, rather than None, where there are no such cells.
@@ -63,6 +74,44 @@ class SplitByColumn(DataSplitter):
         return DataLoader(
             ScreenDataset(self.adata_manager), sampler=shared, batch_size=None, pin_memory=self.pin_memory
         )
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the epoch, which checkpoints keep."""
+        return {"epoch": self.trainer.current_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Take up the epoch that comes next."""
+        self._first_epoch = state_dict["epoch"] + 1
+
+    def _new_generator(self) -> torch.Generator:
+        """Return the generator of the current epoch's order of cells."""
+        epoch = 0 if self.trainer is None else self.trainer.current_epoch
+        # No process is number -1: what is drawn for cells has other seeds than their order.
+        return torch.Generator().manual_seed(mix_seed(self._seed, max(epoch, self._first_epoch), -1))
+
+
+class ShuffledCells(Sampler[int]):
+    """Cells of an epoch in random order.
+
+    Parameters
+    ----------
+    n_cells
+        Number of cells.
+    new_generator
+        Called for the generator of an epoch's order, when that is drawn.
+    """
+
+    def __init__(self, n_cells: int, new_generator: Callable[[], torch.Generator]) -> None:
+        self.n_cells = n_cells
+        self.new_generator = new_generator
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield positions of cells."""
+        yield from torch.randperm(self.n_cells, generator=self.new_generator()).tolist()
+
+    def __len__(self) -> int:
+        """Return the number of cells."""
+        return self.n_cells
 
 
 class SharedBatches(DistributedSampler):
