@@ -21,6 +21,7 @@ def main() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning|scvi\.dataloaders")
+    warnings.filterwarnings("ignore", message="Intervals of 'robust' can be too short")  # few genes fit the pictures
     sgv.settings.seed = 0
     FOLDER.mkdir(parents=True, exist_ok=True)
 

@@ -22,7 +22,7 @@ KNOCKED_OUT = ["IFNAR1", "IFNGR1", "IFNGR2", "IRF1", "IRF9", "JAK1", "JAK2", "ST
 INDUCED = ["ISG15", "IFI6", "IFIT1", "IFIT3", "ISG20"]
 
 
-def sciplex(n_cells: int = 3000, n_genes: int = 150) -> AnnData:
+def sciplex(n_cells: int = 3000, n_genes: int = 300) -> AnnData:
     """Three cell lines under 12 drugs at four doses; 4 drugs held out of MCF7."""
     strata = pd.DataFrame({"cell_type": ["A549", "K562", "MCF7"]})
     sizes = {"n_cells": n_cells, "n_genes": n_genes, "doses": (0.001, 0.01, 0.1, 1.0)}
@@ -32,7 +32,7 @@ def sciplex(n_cells: int = 3000, n_genes: int = 150) -> AnnData:
     return adata
 
 
-def marson(n_cells: int = 3000, n_genes: int = 150) -> AnnData:
+def marson(n_cells: int = 3000, n_genes: int = 300) -> AnnData:
     """CD4 and CD8 T cells of two donors, at rest and stimulated; 3 of 10 targets held out of stimulated CD8 cells.
 
     The simulator knocks targets down, where the real screen activates them.

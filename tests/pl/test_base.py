@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scgraphvci import pl
-from scgraphvci.pl._base import N_SAID, choose, panels, starts_row
+from scgraphvci.pl._base import N_SAID, choose, ends_row, panels, starts_row
 
 SHIFTS = pd.DataFrame({"predictor": ["a"] * 3 + ["b"] * 3, "true": [0.0, 1, 2] * 2, "predicted": [0.0, 1, 2, 2, 1, 0]})
 
@@ -83,6 +83,19 @@ def test_only_panels_that_start_a_row_name_the_vertical_axis():
     assert [ax.get_ylabel() for ax in axes] == ["predicted shift", "", "", ""] * 2
     tops = [ax.get_position().y0 for ax in axes]
     assert min(tops[:4]) > max(tops[4:])
+
+
+def test_the_legend_stands_right_of_all_panels_and_leaves_columns_even():
+    regulators = [f"r{i}" for i in range(7)]
+    curves = pd.concat([CURVES[CURVES["regulator"] == "all"].assign(regulator=name) for name in regulators])
+    axes = pl.grn_precision_recall(curves, show=False)
+    assert [i for i, ax in enumerate(axes) if ax.get_legend()] == [3]  # two rows: of four panels and of three
+    axes[0].figure.draw_without_rendering()
+    left = np.array([ax.get_position().x0 for ax in axes])
+    gaps = np.diff(left[:4])
+    assert gaps.max() < 1.1 * gaps.min()
+    assert ends_row(axes[:2]) is axes[1]
+    assert ends_row(axes[:1]) is axes[0]
 
 
 @pytest.mark.parametrize(

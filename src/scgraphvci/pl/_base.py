@@ -107,6 +107,12 @@ def starts_row(axes: np.ndarray) -> list[bool]:
     return [True, *(after <= before + 1e-3 for before, after in pairwise(left))]
 
 
+def ends_row(axes: np.ndarray) -> Axes:
+    """Return the last axes of the first row: beside any other a legend would push columns apart."""
+    second = next((i for i, starts in enumerate(starts_row(axes)) if i and starts), len(axes))
+    return axes[second - 1]
+
+
 def finish(axes: np.ndarray, show: bool | None, return_fig: bool, *, single: bool = False) -> Drawn:
     """Show the figure if asked to, and return what the caller wants."""
     figure: Any = axes[0].figure

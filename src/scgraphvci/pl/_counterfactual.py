@@ -11,7 +11,19 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from scgraphvci.data._treatments import Dose
-from scgraphvci.pl._base import BLUE, GREY, ORANGE, Drawn, finish, legend_beside, listed, panels, starts_row, tidy
+from scgraphvci.pl._base import (
+    BLUE,
+    GREY,
+    ORANGE,
+    Drawn,
+    ends_row,
+    finish,
+    legend_beside,
+    listed,
+    panels,
+    starts_row,
+    tidy,
+)
 from scgraphvci.pl._counterfactual_cells import (
     CONTROL,
     COUNTERFACTUAL,
@@ -107,7 +119,8 @@ def counterfactual_violins(
         axis.set(xlim=(-0.6, len(names) + 0.6), ylabel=cells.label if is_first else "")
         axis.set_title(gene, fontsize="medium")
         tidy(axis)
-    legend_beside(axes[-1], handles=[Patch(color=colour, alpha=0.6, label=kind) for kind, colour in COLOUR.items()])
+    kinds = [Patch(color=colour, alpha=0.6, label=kind) for kind, colour in COLOUR.items()]
+    legend_beside(ends_row(axes), handles=kinds)
     return finish(axes, show, return_fig)
 
 

@@ -68,6 +68,7 @@ def effects_leakage(
     position = np.arange(len(frame))
     width = 4.8 + 0.065 * max(map(len, labels))
     axis = panels(1, ax, figsize, (width, 1.0 + 0.24 * len(frame)))[0]
+    axis.use_sticky_edges = False  # a bar leaves a margin on its left as on its right
     axis.barh(position, 2 * frame["share_detectable"], left=-frame["share_detectable"], height=0.7, color="0.9",
               label="found with probability below .8")  # fmt: skip
     axis.axvline(0, color=GREY, linewidth=0.8)

@@ -21,6 +21,7 @@ from scgraphvci.pl._base import (
     ORANGE,
     Drawn,
     choose,
+    ends_row,
     finish,
     legend_beside,
     panels,
@@ -89,7 +90,7 @@ def evaluation_bars(
         tidy(axis)
     kinds = list(dict.fromkeys(map(_kind, names)))
     lines = {line.get_label(): line for axis in axes for line in axis.get_legend_handles_labels()[0]}.values()
-    legend_beside(axes[-1], handles=[*(Patch(color=COLOUR[kind], label=MEANING[kind]) for kind in kinds), *lines])
+    legend_beside(ends_row(axes), handles=[*(Patch(color=COLOUR[kind], label=MEANING[kind]) for kind in kinds), *lines])
     return finish(axes, show, return_fig)
 
 
@@ -124,7 +125,7 @@ def _cut(axis: Axes, position: np.ndarray, mean: np.ndarray, low: np.ndarray, *,
     for row, value in zip(position, mean, strict=True):
         if not np.isfinite(value):
             axis.annotate("not defined", (0.0, row), xytext=(3, 0), textcoords="offset points", va="center",
-                          fontsize="x-small")  # fmt: skip
+                          fontsize="x-small", bbox={"facecolor": "white", "linewidth": 0, "pad": 1})  # fmt: skip
         elif value < edge:
             axis.annotate(f"← {value:.1f}", (edge, row), xytext=(3, 0), textcoords="offset points", va="center",
                           fontsize="x-small", bbox={"facecolor": "white", "linewidth": 0, "pad": 1})  # fmt: skip

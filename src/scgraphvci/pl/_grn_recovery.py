@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 
-from scgraphvci.pl._base import COLOURS, GREY, Drawn, choose, finish, legend_beside, panels, starts_row, tidy
+from scgraphvci.pl._base import COLOURS, GREY, Drawn, choose, ends_row, finish, legend_beside, panels, starts_row, tidy
 
 COLUMNS = ("predictor", "regulator", "recall", "precision", "density")
 
@@ -71,5 +71,5 @@ def grn_precision_recall(
         axis.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision" if is_first else "")
         axis.set_title("all regulators" if name == "all" else name, fontsize="medium")
         tidy(axis)
-    legend_beside(axes[-1])
+    legend_beside(ends_row(axes))
     return finish(axes, show, return_fig)

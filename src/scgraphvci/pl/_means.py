@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from scgraphvci.evaluate import Evaluation
 from scgraphvci.metrics import r2
-from scgraphvci.pl._base import GREY, RED, Drawn, choose, finish, legend_beside, panels, starts_row, tidy
+from scgraphvci.pl._base import GREY, RED, Drawn, choose, ends_row, finish, legend_beside, panels, starts_row, tidy
 from scgraphvci.pl._status import shorten
 
 KEYS = ("treatment", "dose")
@@ -95,7 +95,7 @@ def mean_scatter(
         axis.set_title(f"{shorten(name)}\nR² = {scores[0]:.2f}, DE {scores[1]:.2f}", fontsize="medium")
         _name_genes(axis, part[is_de], n_names)
         tidy(axis)
-    legend_beside(axes[-1], title=label, title_fontsize="x-small", alignment="left")
+    legend_beside(ends_row(axes), title=label, title_fontsize="x-small", alignment="left")
     return finish(axes, show, return_fig)
 
 
