@@ -45,6 +45,7 @@ always_use_bars_union = True
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"
+linkcheck_timeout = 20
 
 # Tutorials lie beside the documentation, of which Sphinx wants all sources in one folder. They are shown as stored.
 _here = Path(__file__).parent

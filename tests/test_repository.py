@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
+import scvi
 import yaml
 
 import scgraphvci
@@ -61,6 +63,32 @@ def test_messages_go_to_the_logger_of_the_package(caplog):
     with caplog.at_level("ERROR", logger="scgraphvci"):
         scgraphvci.pp.split_ood(adata, *arguments)
     assert caplog.records == []
+
+
+def test_verbosity_of_scvi_tools_holds_for_messages_of_the_package(caplog):
+    adata = scgraphvci.datasets.simulate(n_cells=200, n_genes=30, n_perturbations=3, seed=0)
+    before, shown = scvi.settings.verbosity, {}
+    try:
+        for verbosity in ("INFO", "WARNING", "INFO"):
+            scvi.settings.verbosity = verbosity
+            caplog.clear()
+            scgraphvci.pp.split_ood(adata, "perturbation", "control", "cell_type", "type0", 1)
+            shown.setdefault(verbosity, []).append(len(caplog.records))
+    finally:
+        scvi.settings.verbosity = before
+    assert shown == {"INFO": [1, 1], "WARNING": [0]}
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CHANGELOG.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md"))]
+)
+def test_links_lead_to_files_or_to_encrypted_sites(page):
+    text = re.sub(r"^```.*?^```|`[^`]*`", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    outside = [link for link in links if "://" in link]
+    assert all(re.fullmatch(r"https://[\w.-]+\.\w+(/\S*)?", link) for link in outside), outside
+    files = [link.split("#")[0] for link in links if "://" not in link and not link.startswith("#")]
+    assert [link for link in files if not (ROOT / page).parent.joinpath(link).exists()] == []
 
 
 def test_issue_forms_can_be_filled_in():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.metadata import version
 
 from scvi import settings
@@ -30,3 +31,6 @@ __all__ = [
 ]
 
 __version__ = version("scgraphvci")
+
+# So that `scvi.settings.verbosity` holds for messages of this package too, and both are shown alike.
+logging.getLogger(__name__).parent = logging.getLogger("scvi")

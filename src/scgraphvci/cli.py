@@ -137,11 +137,13 @@ def _progress(console: Console) -> Iterator[None]:
     handler, level = RichHandler(console=console, show_path=False), logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    logger.propagate = False  # else scvi-tools' handler shows everything once more
     try:
         yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+        logger.propagate = True
 
 
 def _not_writable(folder: Path) -> str | None:

@@ -65,6 +65,16 @@ def test_unpublished_sha256_is_recorded_and_holds_later(host, cache):
     assert registry(cache) == f"data.h5ad {sha256(OTHER).hexdigest()}\n"
 
 
+@pytest.mark.parametrize("line", ["data.h5ad", f"data.h5ad {DIGEST} again"])
+def test_a_damaged_line_of_the_registry_is_named(host, cache, line):
+    file = served(host.put("/data", BODY), sha256=None)
+    cache.mkdir()
+    (cache / _download.REGISTRY).write_text(f"other.h5ad {DIGEST}\n\n{line}\n")
+    with pytest.raises(ValueError, match=rf"Line 3 of .*registry\.txt is '{line}'.*Mend or delete it"):
+        fetch(file)
+    assert host.asked == []
+
+
 def test_sha256_of_the_listing_is_checked_and_recorded(host, cache):
     file = replace(FILE, sha256=None, osf_nodes=("abcde",))
     host.put_osf("abcde", {"data.h5ad": BODY})

@@ -224,7 +224,17 @@ def _recorded(folder: Path) -> dict[str, str]:
     registry = folder / REGISTRY
     if not registry.is_file():
         return {}
-    return dict(line.split() for line in registry.read_text().splitlines() if line.strip())
+    recorded = {}
+    for number, line in enumerate(registry.read_text(encoding="utf-8").splitlines(), 1):
+        match line.split():
+            case []:
+                continue
+            case [name, digest]:
+                recorded[name] = digest
+            case _:
+                msg = f"Line {number} of {registry} is {line!r}, not a file name and its SHA-256. Mend or delete it."
+                raise ValueError(msg)
+    return recorded
 
 
 def _record(target: Path) -> None:
