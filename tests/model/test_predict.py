@@ -11,6 +11,7 @@ from mudata import MuData
 from scipy import sparse
 
 import scgraphvci as sgv
+from scgraphvci.module._baseline import MeanBaseline
 
 
 def treatments_of(model):
@@ -274,6 +275,18 @@ def test_default_dose_is_the_most_frequent_in_training(fitted_doses):
     assert set(predicted.obs["counterfactual_dose"].astype(float)) == {float(frequent)}
     doses = [fitted_doses.predict(single, indices=indices, dose=dose).X for dose in (0.5, 2.0)]
     assert np.abs(doses[0] - doses[1]).max() > 1e-5
+
+
+def test_training_ends_with_the_curve_of_the_dose_that_was_fitted(new_screen, fit, monkeypatch):
+    original = MeanBaseline.start_from
+
+    def start_from(self, *args):
+        original(self, *args)
+        self.dose_response.copy_(torch.tensor([3.0, 2.0]))
+
+    monkeypatch.setattr(MeanBaseline, "start_from", start_from)
+    model = fit(new_screen(n_cells=300, doses=(0.5, 2.0)), dose_key="dose")
+    assert model.module.baseline.dose_response.tolist() == [3.0, 2.0]
 
 
 def test_doses_are_scaled_by_the_largest_training_dose(fitted_doses):

@@ -86,6 +86,13 @@ def test_states_from_before_doses_were_curved_are_proportional():
     assert other.dose_response.tolist() == [0.0, 1.0]
 
 
+def test_loading_parameters_alone_leaves_the_curve():
+    """As training does at its end, with the best weights."""
+    other = make_baseline(replace(make_fit(2), dose_response=DoseResponse(5.0)))
+    other.load_state_dict({}, strict=False)
+    assert other.dose_response.tolist() == [5.0, 1.0]
+
+
 @pytest.mark.parametrize("before", [None, 0, 1])
 @pytest.mark.parametrize("after", [None, 0, 1])
 def test_a_second_fit_replaces_the_first(before, after):

@@ -37,7 +37,7 @@ class TreatmentTable:
     design
         The observed treatment vectors, shape ``(n_conditions, n_perturbations)``, float32.
     default_dose
-        Most frequent training dose above 0 of each treatment name.
+        Most frequent training dose above 0 of each treatment name; of equally frequent ones the first to appear.
     """
 
     perturbations: tuple[str, ...]

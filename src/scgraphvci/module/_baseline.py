@@ -120,8 +120,8 @@ class MeanBaseline(nn.Module):
         stored = state_dict.get(f"{prefix}deviation")
         if stored is not None and stored.shape[1:] == self.deviation.shape[1:]:
             self.deviation = self.deviation.new_zeros(stored.shape)
-        # Models saved before it was fitted: proportional.
-        state_dict.setdefault(f"{prefix}dose_response", torch.tensor(DoseResponse()))
+        if f"{prefix}intercept" in state_dict:  # a model saved before the curve was fitted; not parameters alone
+            state_dict.setdefault(f"{prefix}dose_response", torch.tensor(DoseResponse()))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _sum(self, name: str, levels: Tensor) -> Tensor:
