@@ -238,6 +238,12 @@ def test_set_up_arguments_that_are_no_names_are_refused(saved, name, value):
         sgv.GraphVCI.load(saved.parent, make_data())
 
 
+def test_gene_names_by_modality_are_refused_for_anndata(saved):
+    forge(saved, lambda contents: contents.update(var_names={"": None}))
+    with pytest.raises(ValueError, match=rf"{FILE} has gene names by modality, and `adata` is an AnnData"):
+        sgv.GraphVCI.load(saved.parent, make_data())
+
+
 @pytest.mark.parametrize("value", [None, 7, []])
 def test_no_registry_of_fields_is_refused(saved, value):
     forge(saved, lambda contents: contents["attributes"]["registry_"].update(field_registries=value))

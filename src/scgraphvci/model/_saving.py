@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import anndata
 import mudata
+from anndata import AnnData
 from mudata import MuData
 from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from typing import Self
 
     import torch
-    from anndata import AnnData
 
 # The base class is named for the type checker only: at run time this is a mixin, to be placed first.
 _Base: Any = BaseModelClass if TYPE_CHECKING else object
@@ -168,6 +168,12 @@ class SafeSavingMixin(_Base):
         if adata is None:
             adata = _saved_data(Path(dir_path) / _data_file(registry, prefix or ""))
         if adata is not False:
+            if isinstance(contents["var_names"], dict) and isinstance(adata, AnnData):
+                msg = (
+                    f"{_model_path(dir_path, prefix)} has gene names by modality, and `adata` is an AnnData. Pass the "
+                    "MuData that the model was set up with, or one like it."
+                )
+                raise ValueError(msg)
             validate_var_names(adata, contents["var_names"])
             setup = getattr(cls, _setup_method(registry))
             try:
