@@ -13,15 +13,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from _common import save_table
+from interval_coverage import CELLS_AT_ONCE, N_FACTORS, N_GENES, genes
 
 from scgraphvci.estimate import EffectSums, Groups, marginal_effects
 
-N_GENES = 50
-N_FACTORS = 5
 ALONG_EFFECT = 0.5
 """Standard deviation of cells along the effect, of which a leak cannot be told by looking at one cell."""
 NOISE = 1.1
-CELLS_AT_ONCE = 40_000
 DESIGNS = [(2_000, 0.05), (2_000, 0.3), (20_000, 0.05)]
 LEAKS = [0.0, 0.05, 0.1, 0.25, 0.5]
 PREDICTIONS = {"strong": 1.0, "weak": 0.2}
@@ -36,9 +34,7 @@ def simulate(
     n_cells: int, share: float, leak: float, known: float, n_screens: int, rng: np.random.Generator
 ) -> tuple[EffectSums, np.ndarray]:
     """Sums of a batch of screens of one stratum, and true effects ``(n_genes,)``."""
-    fixed = np.random.default_rng(0)
-    loading = 0.4 * fixed.normal(size=(N_FACTORS, N_GENES))
-    effect = np.where(np.arange(N_GENES) % 2 == 0, fixed.normal(size=N_GENES), 0.0)
+    loading, effect = genes()
     screen = np.repeat(np.arange(n_screens), n_cells)
     order = np.argsort(rng.random((n_screens, n_cells)), axis=1)
     treated = (order < round(share * n_cells)).ravel()

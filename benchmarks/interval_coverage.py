@@ -56,6 +56,13 @@ class Setting:
     leak: float = 0.0
 
 
+def genes() -> tuple[np.ndarray, np.ndarray]:
+    """Loadings on factors ``(n_factors, n_genes)`` and effects of half of the genes ``(n_genes,)``, always the same."""
+    rng = np.random.default_rng(0)
+    loading = 0.4 * rng.normal(size=(N_FACTORS, N_GENES))
+    return loading, np.where(np.arange(N_GENES) % 2 == 0, rng.normal(size=N_GENES), 0.0)
+
+
 def simulate(
     setting: Setting, n_replicates: int, rng: np.random.Generator
 ) -> tuple[EffectSums, np.ndarray, np.ndarray]:
@@ -64,9 +71,7 @@ def simulate(
     replicate = np.repeat(np.arange(n_replicates), n)
     order = np.argsort(rng.random((n_replicates, n)), axis=1)
     treated = (order < round(setting.share * n)).ravel()
-    fixed = np.random.default_rng(0)
-    loading = 0.4 * fixed.normal(size=(N_FACTORS, N_GENES))
-    effect = np.where(np.arange(N_GENES) % 2 == 0, fixed.normal(size=N_GENES), 0.0)
+    loading, effect = genes()
     state = rng.normal(size=(n * n_replicates, N_FACTORS)) @ loading + rng.normal(size=(n * n_replicates, N_GENES))
     donor, cluster = None, None
     deviation = np.zeros(N_GENES)
@@ -114,9 +119,9 @@ def batches(
     for start in range(0, n_replicates, size):
         n_here = min(size, n_replicates - start)
         sums, effect, baseline = simulate(setting, n_here, rng)
-        strata, genes = pd.DataFrame({"replicate": range(n_here)}), [f"g{g}" for g in range(N_GENES)]
+        strata, names = pd.DataFrame({"replicate": range(n_here)}), [f"g{g}" for g in range(N_GENES)]
         yield (
-            marginal_effects([("a", sums)], strata=strata, genes=genes, estimator=estimator, **options),
+            marginal_effects([("a", sums)], strata=strata, genes=names, estimator=estimator, **options),
             effect,
             baseline,
         )
@@ -143,15 +148,18 @@ def _coverage(setting: Setting, n_replicates: int, estimator: str, **options: fl
         low, high, method = effects.joint_bands()
         methods += list(method[0][known[-1].any(axis=1)])
         joint.append((((low[0] <= truth) & (truth <= high[0])) | ~known[-1]).all(axis=1)[known[-1].any(axis=1)])
+    if not methods:
+        unknown = dict.fromkeys(["pointwise", "pointwise_mc", "joint", "joint_mc"], np.nan)
+        return {"genes": 0.0, **unknown, "bands": "none"}
     tested, inside, together = np.concatenate(known), np.concatenate(covered), np.concatenate(joint)
     by_replicate = (inside & tested).sum(axis=1)[tested.any(axis=1)] / tested.sum(axis=1)[tested.any(axis=1)]
     return {
         "genes": tested.sum(axis=1).mean(),
-        "pointwise": (inside & tested).sum() / tested.sum() if methods else np.nan,
-        "pointwise_mc": by_replicate.std() / np.sqrt(len(by_replicate)) if methods else np.nan,
-        "joint": together.mean() if methods else np.nan,
-        "joint_mc": np.sqrt(together.var() / len(together)) if methods else np.nan,
-        "bands": pd.Series(methods).mode().iloc[0] if methods else "none",
+        "pointwise": (inside & tested).sum() / tested.sum(),
+        "pointwise_mc": by_replicate.std() / np.sqrt(len(by_replicate)),
+        "joint": together.mean(),
+        "joint_mc": np.sqrt(together.var() / len(together)),
+        "bands": pd.Series(methods).mode().iloc[0],
     }
 
 

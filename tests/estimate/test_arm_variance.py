@@ -7,15 +7,16 @@ import pandas as pd
 import pytest
 
 from scgraphvci.estimate import EffectSums, Groups, MarginalEffects, marginal_effects
-from scgraphvci.estimate._arm_variance import ArmVariance, _excess, concentration, trace_factor, trust
+from scgraphvci.estimate._arm_moments import ArmMoments
+from scgraphvci.estimate._arm_variance import _excess, concentration, trace_factor, trust, variance_between
 
 
 def estimate(latent: np.ndarray, stratum: np.ndarray, condition: np.ndarray, batch: int = 997) -> float:
-    arms = ArmVariance(stratum, condition)
+    arms = ArmMoments(stratum, condition)
     for start in range(0, len(latent), batch):
         rows = np.arange(start, min(start + batch, len(latent)))
         arms.update(latent[rows], rows)
-    return arms.estimate()
+    return variance_between(arms)
 
 
 def screen(rng: np.random.Generator, n_cells: int, between: float, n_latent: int = 8) -> tuple[np.ndarray, ...]:
@@ -198,7 +199,7 @@ def test_arms_whose_cells_never_come_do_not_count() -> None:
     """As in a fold, whose model encodes some of the cells."""
     latent, stratum, condition = screen(np.random.default_rng(5), 600, 0.1)
     seen = np.flatnonzero((condition != 1) & (stratum != 0))
-    arms = ArmVariance(stratum, condition)
+    arms = ArmMoments(stratum, condition)
     arms.update(latent[seen], seen)
-    assert arms.estimate() == pytest.approx(estimate(latent[seen], stratum[seen], condition[seen]), rel=1e-9)
-    assert arms.estimate() > 0
+    assert variance_between(arms) == pytest.approx(estimate(latent[seen], stratum[seen], condition[seen]), rel=1e-9)
+    assert variance_between(arms) > 0

@@ -74,9 +74,9 @@ def fit_dose_response(pairs: Pairs, design: sparse.csr_array) -> DoseResponse:
         curve = DoseResponse(saturation, steepness)
         error = 0.0
         for block in some.blocks:
-            bent, rows = block._replace(design=curve(block.design)), np.arange(block.rows.size)
-            shift, columns = pairs.shift[block.rows], some.columns(bent, rows, variances)
-            residual = shift - columns @ some.ridge(bent, rows, variances).coefficients(shift)
+            curved, rows = block._replace(design=curve(block.design)), np.arange(block.rows.size)
+            shift, columns = pairs.shift[block.rows], some.columns(curved, rows, variances)
+            residual = shift - columns @ some.ridge(curved, rows, variances).coefficients(shift)
             error += float(((residual**2).sum(axis=1) / (pairs.noise[block.rows] + variances.heterogeneity)).sum())
         if error < least:
             best, least = curve, error

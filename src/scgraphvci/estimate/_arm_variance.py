@@ -21,21 +21,17 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from scgraphvci.estimate._accumulate import FloatArray, IntArray, membership
+from scgraphvci.estimate._accumulate import FloatArray, membership
 from scgraphvci.estimate._arm_moments import ArmMoments
 
 N_STEPS = 20
 
 
-class ArmVariance:
-    """Gathers latents in one pass and estimates the variance between arms.
+def variance_between(arms: ArmMoments) -> float:
+    """Return the variance between arms in units of that within, averaged over directions of the latent.
 
-    Parameters
-    ----------
-    stratum
-        Stratum of each cell, ``(n_cells,)``, codes from 0.
-    condition
-        What each cell received, ``(n_cells,)``, codes from 0.
+    By maximum likelihood (Fisher scoring) from the squared distances of arms with at least two cells to their strata,
+    as if these were independent. 0 where no stratum has two such arms, or arms differ no more than by chance.
 
     Examples
     --------
@@ -43,53 +39,29 @@ class ArmVariance:
     >>> rng = np.random.default_rng(0)
     >>> condition = rng.integers(40, size=8000)
     >>> trace = 0.3 * rng.normal(size=(40, 5))  # of what a cell received, in its latent
-    >>> arms = ArmVariance(np.zeros(8000, dtype=int), condition)
-    >>> arms.update(rng.normal(size=(8000, 5)) + trace[condition], np.arange(8000))
-    >>> round(arms.estimate(), 2)
+    >>> arms = ArmMoments(np.zeros(8000, dtype=int), condition)
+    >>> _ = arms.update(rng.normal(size=(8000, 5)) + trace[condition], np.arange(8000))
+    >>> round(variance_between(arms), 2)
     0.09
     """
-
-    def __init__(self, stratum: ArrayLike, condition: ArrayLike) -> None:
-        self._arms = ArmMoments(stratum, condition)
-
-    def update(self, latent: ArrayLike, cells: IntArray | slice) -> None:
-        """Add cells.
-
-        Parameters
-        ----------
-        latent
-            Shape ``(batch, n_latent)``.
-        cells
-            Their positions among the cells of the constructor, ``(batch,)``, or a slice of them.
-        """
-        self._arms.update(latent, cells)
-
-    def estimate(self) -> float:
-        """Return the variance between arms in units of that within, averaged over directions of the latent.
-
-        By maximum likelihood (Fisher scoring) from the squared distances of arms with at least two cells to their
-        strata, as if these were independent. 0 where no stratum has two such arms, or arms differ no more than by
-        chance.
-        """
-        arms = self._arms
-        if arms.n_within < 1:
-            return 0.0
-        directions = arms.unit_directions()
-        if not directions.size:
-            return 0.0
-        seen = arms.count > 0
-        count, stratum = arms.count[seen], np.unique(arms.stratum[seen], return_inverse=True)[1]
-        mean = arms.mean[seen]
-        to_stratum = membership(stratum, stratum.max() + 1).astype(np.float64)
-        n_stratum = to_stratum @ count
-        centre = (to_stratum @ (mean * count[:, None])) / n_stratum[:, None]
-        distance = (mean - centre[stratum]) @ directions
-        squared = (distance**2).mean(axis=1)
-        by_chance = 1 / count - 1 / n_stratum[stratum]
-        share = count / n_stratum[stratum]
-        factor = trace_factor(share, (to_stratum @ share**2)[stratum])
-        informative = (count > 1) & (by_chance > 0)
-        return _excess(squared[informative], by_chance[informative], factor[informative])
+    if arms.n_within < 1:
+        return 0.0
+    directions = arms.unit_directions()
+    if not directions.size:
+        return 0.0
+    seen = arms.count > 0
+    count, stratum = arms.count[seen], np.unique(arms.stratum[seen], return_inverse=True)[1]
+    mean = arms.mean[seen]
+    to_stratum = membership(stratum, stratum.max() + 1).astype(np.float64)
+    n_stratum = to_stratum @ count
+    centre = (to_stratum @ (mean * count[:, None])) / n_stratum[:, None]
+    distance = (mean - centre[stratum]) @ directions
+    squared = (distance**2).mean(axis=1)
+    by_chance = 1 / count - 1 / n_stratum[stratum]
+    share = count / n_stratum[stratum]
+    factor = trace_factor(share, (to_stratum @ share**2)[stratum])
+    informative = (count > 1) & (by_chance > 0)
+    return _excess(squared[informative], by_chance[informative], factor[informative])
 
 
 def concentration(stratum: ArrayLike, condition: ArrayLike, n_strata: int) -> FloatArray:

@@ -171,16 +171,20 @@ def _trace_variance(moments: Moments, share: FloatArray, arm_variance: float, co
     """
     n_cells = np.maximum(moments.n_cells, 1)
     freedom = np.maximum(moments.n_cells - (moments.count > 0).sum(axis=1), 1)
-    within = {pair: product.sum(axis=1) for pair, product in zip(moments.pairs, moments.product, strict=True)}
     of_stratum = moments.count / n_cells[:, None]
     factor = share**2 * trace_factor(of_stratum, concentrated[:, None])
-    variance = factor[:, ARM, None] * within[PREDICTED, PREDICTED]
+    variance = factor[:, ARM, None] * _within(moments, PREDICTED, PREDICTED)
     if moments.with_reference:
-        variance += factor[:, REFERENCE, None] * within[PREDICTED_REFERENCE, PREDICTED_REFERENCE]
+        variance += factor[:, REFERENCE, None] * _within(moments, PREDICTED_REFERENCE, PREDICTED_REFERENCE)
         # The mean of the stratum holds all traces, and both arms are compared with it.
         shared = share[:, ARM] * share[:, REFERENCE] * (concentrated - of_stratum[:, [ARM, REFERENCE]].sum(axis=1))
-        variance -= 2 * shared[:, None] * within[PREDICTED, PREDICTED_REFERENCE]
+        variance -= 2 * shared[:, None] * _within(moments, PREDICTED, PREDICTED_REFERENCE)
     return np.maximum(variance, 0) * (arm_variance / freedom)[:, None]
+
+
+def _within(moments: Moments, one: int, other: int) -> FloatArray:
+    """Sums of products of two variables less their means in stratum and role, ``(n_strata, n_genes)``."""
+    return np.asarray(moments.product[moments.pairs.index((one, other))].sum(axis=1))
 
 
 def point_estimates(moments: Moments, part: Part = "contrast") -> Estimates:

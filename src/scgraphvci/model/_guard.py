@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from scgraphvci.estimate._arm_variance import ArmVariance, concentration
+from scgraphvci.estimate._arm_moments import ArmMoments
+from scgraphvci.estimate._arm_variance import concentration, variance_between
 from scgraphvci.estimate._cell_states import CellStates, StatePredictions
 from scgraphvci.model._cross_fit import Predictor
 from scgraphvci.model._effect_cells import EffectCells
@@ -67,22 +68,21 @@ def learn_guard(
     stratum = cells.groups.stratum[cells.group]
     factors = cells.strata.apply(lambda column: pd.factorize(column)[0])
     levels = factors.to_numpy().reshape(cells.groups.n_strata, -1)  # of a single stratum, no columns
-    by_states = leak_guard == "states"
-    states = CellStates(stratum, cells.condition, levels)
+    states = CellStates(stratum, cells.condition, levels) if leak_guard == "states" else None
     found = []
     for k, predictor in enumerate(predictors):
-        arms = ArmVariance(stratum[predictor.position], cells.condition[predictor.position])
+        arms = ArmMoments(stratum[predictor.position], cells.condition[predictor.position])
         for encoded in predictor.model._encoded(predictor.adata, cells.cell[predictor.position], batch_size):
             latent = encoded.qz.mean.cpu().numpy()
             arms.update(latent, encoded.position)
-            if by_states:
+            if states is not None:
                 columns = np.zeros((len(latent), len(predictors), latent.shape[1]), dtype=latent.dtype)
                 columns[:, k] = latent
                 outcome = predictor.scale * encoded.batch["outcome"].cpu().numpy()
                 states.update(outcome, columns.reshape(len(latent), -1), predictor.position[encoded.position])
-        found.append(arms.estimate())
+        found.append(variance_between(arms))
     arm_variance = float(np.average(found, weights=[len(predictor.position) for predictor in predictors]))
-    predictions = states.fit() if by_states else None
+    predictions = None if states is None else states.fit()
     if predictions is not None and not predictions.n_known:
         predictions = None
     return Guard(predictions, arm_variance, concentration(stratum, cells.condition, cells.groups.n_strata))

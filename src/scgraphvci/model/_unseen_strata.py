@@ -40,16 +40,13 @@ class UnseenStrataMixin(KnowledgeMixin):
             msg = "The model has no baseline, which responses in unseen strata are foretold from."
             raise ValueError(msg)
         errors = StrataErrors.from_state(self.unseen_strata_)
-        seen = treatment in table.perturbations and np.isfinite(
-            errors.leverage[row, table.perturbations.index(treatment)]
-        )
-        if not seen:
+        position = table.perturbations.index(treatment) if treatment in table.perturbations else None
+        if position is None or not np.isfinite(errors.leverage[row, position]):
             msg = (
                 f"{treatment!r} is not a single perturbation with training cells beside control. Leave `stratum` out: "
                 "responses to unseen treatments have intervals averaged over strata only."
             )
             raise ValueError(msg)
-        position = table.perturbations.index(treatment)
         if errors.met[row, position]:
             msg = f"{treatment!r} has training cells in {dict(stratum)}. Use `marginal_effect` there."
             raise ValueError(msg)
