@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -16,6 +15,7 @@ from scgraphvci._evaluation._contest import TRUTH, Contest
 from scgraphvci._evaluation._exports import to_cell_eval, to_pertpy
 from scgraphvci._evaluation._leakage import check_unseen
 from scgraphvci._evaluation._predictors import resolve, set_up_of
+from scgraphvci._warn import warn
 from scgraphvci.baselines import Predictor
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class Evaluation:
             msg = (
                 f"`r2_de` counts {min(n_de, n_genes)} of {n_genes} genes, and is close to `r2`. Take a smaller `n_de`."
             )
-            warnings.warn(msg, UserWarning, stacklevel=2)
+            warn(msg)
         conditions, self.skipped = held_out_conditions(screen, split, source, truth, n_de, min_cells)
         settings = {entrant.name: known for entrant in entrants if (known := set_up_of(entrant.model)) is not None}
         scored = np.concatenate([one.held_out for one in conditions])

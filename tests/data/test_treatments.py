@@ -116,7 +116,7 @@ def test_doses_follow_members(dose, treatment, expected):
     assert member_doses(dose, treatment, "control", "+") == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("dose", ["x", np.nan, np.inf, -1.0, "1+-1", "nan", None, "1+", "1+x"])
+@pytest.mark.parametrize("dose", ["x", np.nan, np.inf, -1.0, "1+-1", "nan", None, "1+", "1+x", True])
 def test_impossible_doses_name_dose_and_treatment(dose):
     with pytest.raises(ValueError, match=r"Dose .* of treatment 'A\+B' is not a finite number"):
         parse_dose(dose, 2, "+", "A+B")
@@ -150,7 +150,16 @@ def test_default_dose_is_never_zero():
     table, _ = build(["control", "A", "A", "A"], [0, 0, 0, 2])
     assert table.default_dose == {"A": "2.0"}
     np.testing.assert_array_equal(table.vector("A"), [1])
-    np.testing.assert_array_equal(table.vector("control", 3), [0])
+    np.testing.assert_array_equal(table.vector("control", 0), [0])
+
+
+@pytest.mark.parametrize("doses", [[0, 1], None])
+def test_control_has_no_dose(doses):
+    table, _ = build(["control", "A"], doses)
+    with pytest.raises(ValueError, match=r"A dose \(3\) was given for 'control', the control"):
+        table.vector("control", 3)
+    with pytest.raises(ValueError, match="Dose 'high' of treatment 'control'"):
+        table.vector("control", "high")
 
 
 def test_default_dose_of_a_combination_never_seen_is_each_member_s_own():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import anndata as ad
 import matplotlib
 import numpy as np
@@ -58,6 +60,18 @@ def test_select_keeps_the_order_asked_for(effects):
     assert chosen.strata["cell_type"].tolist() == ["B", "T"]
     np.testing.assert_array_equal(chosen.estimate, effects.estimate[[1, 0]][:, [0, 1]])
     np.testing.assert_array_equal(chosen.status, effects.status[[1, 0]][:, [0, 1]])
+
+
+@pytest.mark.parametrize(("wanted", "rows"), [("T", [1]), (["T", "B"], [0, 1]), ({"cell_type": "B"}, [0])])
+def test_levels_of_a_single_key_need_no_key(effects, wanted, rows):
+    single = effects.select(strata={"donor": "1"})
+    single = replace(single, strata=single.strata[["cell_type"]])
+    np.testing.assert_array_equal(single.select(strata=wanted).estimate, single.estimate[:, rows])
+    assert single.to_frame(strata=wanted)["cell_type"].nunique() == len(rows)
+    with pytest.raises(KeyError, match="'NK'"):
+        single.select(strata="NK")
+    with pytest.raises(TypeError, match="named by its keys and levels.*got 'B'"):
+        effects.select(strata="B")
 
 
 @pytest.mark.parametrize(

@@ -526,6 +526,7 @@ def test_rank_effects_takes_the_result(model):
         ({"groupby": ["library"], "pooled": True}, ValueError, "library"),
         ({"treatments": "NOPE"}, ValueError, "Unknown treatment 'NOPE'"),
         ({"treatments": []}, ValueError, "No treatment"),
+        ({"treatments": ["A", "B", "A"]}, ValueError, r"names \['A'\] more than once"),
         ({"reference": "NOPE"}, ValueError, "Unknown treatment 'NOPE'"),
         ({"treatments": "control"}, ValueError, "also the reference"),
         ({"cluster_key": "nowhere"}, KeyError, "nowhere"),

@@ -118,6 +118,17 @@ def test_treatments_nobody_measured_have_no_observed_half(adata, held_out):
     assert axis.get_xticklabels()[1].get_text() == f"{treatment}\nn = 0"
 
 
+def test_treatments_the_data_never_showed():
+    adata = sgv.datasets.simulate(n_cells=500, n_genes=40, n_perturbations=8, n_regulators=10, seed=0)
+    model = trained(adata)
+    new = sorted(set(adata.uns["simulation"]["regulators"]) - set(adata.obs["perturbation"]))[0]
+    with pytest.warns(UserWarning, match="extrapolated"):
+        (axis,) = pl.counterfactual_violins(model, genes=new, treatments=new, show=False)
+    assert set(means(axis)) == {("control", 0), ("counterfactual", 1)}
+    with pytest.raises(ValueError, match="Unknown treatment 'nothing'"):
+        pl.counterfactual_violins(model, genes=new, treatments="nothing", show=False)
+
+
 def test_counts_are_log_normalised(adata, held_out):
     treatment, stratum = held_out
     counts = adata.copy()

@@ -103,6 +103,9 @@ class TreatmentTable:
     def _amounts(self, treatment: str, members: list[str], dose: Dose) -> list[float]:
         """Doses of the members, scaled by the largest training dose."""
         if not members:
+            if dose not in (None, "") and parse_dose(dose, 1, None, treatment) != [0.0]:
+                msg = f"A dose ({dose!r}) was given for {treatment!r}, the control, which has none. Leave `dose` out."
+                raise ValueError(msg)
             return []
         if self.max_dose is None:
             if dose is not None:
@@ -213,7 +216,7 @@ def parse_dose(dose: Dose, n_members: int, sep: str | None, treatment: str) -> l
     """
     parts: Sequence[Any] = dose.split(sep) if isinstance(dose, str) and sep else [dose]
     try:
-        amounts = [float(part) for part in parts]
+        amounts = [np.nan if isinstance(part, bool) else float(part) for part in parts]
     except (TypeError, ValueError, OverflowError):
         amounts = [np.nan]
     if not all(np.isfinite(amount) and amount >= 0 for amount in amounts):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from scgraphvci.estimate._result import MarginalEffects
+    from scgraphvci.estimate._tables import Strata
 
 
-def one_stratum(effects: MarginalEffects, stratum: Mapping[str, Any] | Hashable | None) -> MarginalEffects:
+def one_stratum(effects: MarginalEffects, stratum: Strata) -> MarginalEffects:
     """Return the result for one stratum.
 
     Parameters
@@ -29,10 +29,7 @@ def one_stratum(effects: MarginalEffects, stratum: Mapping[str, Any] | Hashable 
     ValueError
         If the levels do not fit exactly one stratum.
     """
-    levels: Any = stratum
-    if stratum is not None and not isinstance(stratum, Mapping) and len(effects.strata.columns) == 1:
-        levels = {str(effects.strata.columns[0]): stratum}
-    chosen = effects.select(strata=levels)
+    chosen = effects.select(strata=stratum)
     if len(chosen.strata) != 1:
         fitting = chosen.strata if len(chosen.strata) else effects.strata
         choices = fitting.head(10).to_dict("records")

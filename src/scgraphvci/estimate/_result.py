@@ -23,7 +23,7 @@ from scgraphvci.estimate._multiplicity import adjust_p_values
 from scgraphvci.estimate._pool import pool
 from scgraphvci.estimate._sensitivity import sensitivity_frame
 from scgraphvci.estimate._summary import overlap_frame, summary
-from scgraphvci.estimate._tables import long_frame, positions, stratum_mask, to_adata
+from scgraphvci.estimate._tables import Strata, long_frame, positions, stratum_mask, to_adata
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -222,7 +222,7 @@ class MarginalEffects:
         self,
         leaks: float | Iterable[float] = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2),
         treatments: str | Sequence[str] | None = None,
-        strata: Mapping[str, Any] | None = None,
+        strata: Strata = None,
         genes: str | Sequence[str] | None = None,
     ) -> pd.DataFrame:
         r"""Show what estimate and interval of `robust` become as larger and larger leaks are allowed for.
@@ -272,9 +272,7 @@ class MarginalEffects:
             raise ValueError(msg)
         return self.influence
 
-    def select(
-        self, treatments: str | Sequence[str] | None = None, strata: Mapping[str, Any] | None = None
-    ) -> MarginalEffects:
+    def select(self, treatments: str | Sequence[str] | None = None, strata: Strata = None) -> MarginalEffects:
         """The same result for some treatments and strata.
 
         Parameters
@@ -282,7 +280,8 @@ class MarginalEffects:
         treatments
             Names to keep, in this order; all by default.
         strata
-            For any stratum keys, the level or levels to keep, as in ``{"cell_type": ["B", "T"]}``.
+            For any stratum keys, the level or levels to keep, as in ``{"cell_type": ["B", "T"]}``; of a single key also
+            without it, as in ``["B", "T"]``.
 
         Raises
         ------
@@ -396,7 +395,7 @@ class MarginalEffects:
     def to_frame(
         self,
         treatments: str | Sequence[str] | None = None,
-        strata: Mapping[str, Any] | None = None,
+        strata: Strata = None,
         genes: str | Sequence[str] | None = None,
         *,
         joint: bool = False,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scgraphvci.estimate._result import MarginalEffects
+
+#: Levels of stratum keys, or the level or levels alone where there is one key; None: all strata.
+Strata = Mapping[str, Any] | Sequence[Any] | Hashable | None
 
 
 def long_frame(
@@ -118,22 +121,26 @@ def coarsen_strata(strata: pd.DataFrame, groupby: Sequence[str] | None) -> tuple
     return strata[keys].drop_duplicates().reset_index(drop=True), reported
 
 
-def stratum_mask(frame: pd.DataFrame, strata: Mapping[str, Any] | None) -> BoolArray:
-    """Rows of a frame of strata that have the levels asked for.
+def stratum_mask(frame: pd.DataFrame, strata: Strata) -> BoolArray:
+    """Rows of a frame of strata that have the levels asked for; of a single key, the levels may come without it.
 
     Raises
     ------
     TypeError
-        If it is no mapping from keys to levels.
+        If there is not one key and it is no mapping from keys to levels.
     KeyError
         If a key or level is not there.
     """
-    if strata is not None and not isinstance(strata, Mapping):
+    if strata is None:
+        return np.ones(len(frame), dtype=bool)
+    if not isinstance(strata, Mapping) and len(frame.columns) == 1:
+        strata = {frame.columns[0]: strata}
+    if not isinstance(strata, Mapping):
         example = {key: frame[key].iloc[0] for key in frame.columns[:1]}
         msg = f"A stratum is named by its keys and levels, such as {example}, got {strata!r}."
         raise TypeError(msg)
     mask = np.ones(len(frame), dtype=bool)
-    for key, wanted in (strata or {}).items():
+    for key, wanted in strata.items():
         if key not in frame:
             msg = f"{key!r} is not a stratum key of this result. Choose from {list(frame.columns)}."
             raise KeyError(msg)

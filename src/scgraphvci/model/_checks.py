@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pandas as pd
 
+from scgraphvci._warn import warn
 from scgraphvci.data._outcome_field import looks_like_counts
 from scgraphvci.model._presets import Preset
 from scgraphvci.module._baseline import Propagation
@@ -64,7 +64,7 @@ def check_outcome(state: Any, likelihood: str) -> None:
             f"Expression looks like raw counts (whole numbers up to {state['max']:.0f}), but likelihood='normal' "
             "expects log-normalised values. Use `sc.pp.normalize_total` and `sc.pp.log1p`, or likelihood='nb'."
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
 
 
 def check_clusters(
@@ -99,7 +99,7 @@ def check_clusters(
         f"No stratum has two clusters of cluster_key={cluster_key!r}, so none gets an error (status "
         f"'too_few_clusters'): {why}."
     )
-    warnings.warn(msg, UserWarning, stacklevel=3)
+    warn(msg)
 
 
 def warn_of_few_clusters(effects: MarginalEffects) -> None:
@@ -112,7 +112,7 @@ def warn_of_few_clusters(effects: MarginalEffects) -> None:
         "(95 % quantile 12.7 or 4.3), so they are valid and very wide. Add replicates, or average over more by a "
         "coarser `groupby`."
     )
-    warnings.warn(msg, UserWarning, stacklevel=3)
+    warn(msg)
 
 
 def warn_of_small_panel(effects: MarginalEffects) -> None:
@@ -126,7 +126,7 @@ def warn_of_small_panel(effects: MarginalEffects) -> None:
         "was trained on: in panels 95 % intervals have held the truth in 90 to 95 % of cases, those of large effects "
         "in 79 to 93 %. Give `cross_fit=2`, with which they hold, or take estimator='observed'."
     )
-    warnings.warn(msg, UserWarning, stacklevel=3)
+    warn(msg)
 
 
 def _n_clusters(group: np.ndarray, cluster: np.ndarray) -> np.ndarray:

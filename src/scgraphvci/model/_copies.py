@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
+
+from scgraphvci._warn import warn
 
 MIN_DETECTED = 20  # genes: cells with fewer may agree by chance
 MAX_SHARE = 0.01  # of copies that is let pass
@@ -59,4 +59,4 @@ class Copies:
             "further evidence: intervals are too narrow with them. Keep one of each, or name by `cluster_key` the "
             "cells or donors they come from."
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)

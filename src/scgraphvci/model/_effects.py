@@ -268,6 +268,9 @@ class EffectsMixin(CalibrationMixin):
         if reference in names:
             msg = f"Treatment {reference!r} is also the reference. Leave it out, or choose another `reference`."
             raise ValueError(msg)
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            msg = f"`treatments` names {repeated} more than once. Name each treatment once."
+            raise ValueError(msg)
         return names
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -11,6 +10,7 @@ import pandas as pd
 from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
 
 from scgraphvci._constants import KEYS
+from scgraphvci._warn import warn
 from scgraphvci.data._fields import stratum_levels
 from scgraphvci.model._checks import check_options, check_outcome
 from scgraphvci.model._effects import EffectsMixin
@@ -275,4 +275,4 @@ class GraphVCI(
                 "so every counterfactual is its stratum's mean. Train for more epochs, or lower `covariate_weight` or "
                 "`divergence_weight`."
             )
-            warnings.warn(msg, UserWarning, stacklevel=3)
+            warn(msg)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -10,6 +9,7 @@ import pandas as pd
 import torch
 
 from scgraphvci._constants import KEYS
+from scgraphvci._warn import warn
 from scgraphvci.data import cell_residuals
 from scgraphvci.data._kriging import told_apart
 from scgraphvci.data._unseen import MIN_SEEN, Effect, Genes, Seen, UnseenModel
@@ -58,7 +58,7 @@ class UnseenMixin(UnseenStrataMixin):
     unseen_: dict[str, Any] | None = None  # what was fitted, as plain data: attributes with an underscore are saved
 
     def unseen_effect(
-        self, treatment: str, alpha: float = 0.05, stratum: Mapping[str, str] | None = None
+        self, treatment: str, alpha: float = 0.05, stratum: Mapping[str, str] | str | None = None
     ) -> pd.DataFrame:
         """Return the effect foretold of a treatment that no training cell received, with intervals.
 
@@ -74,7 +74,8 @@ class UnseenMixin(UnseenStrataMixin):
         alpha
             One minus the level of the intervals; at least 1 / (n + 1) with n seen treatments.
         stratum
-            A level of every covariate, for example ``{"cell_type": "B"}``: the effect there of a treatment that
+            A level of every covariate, for example ``{"cell_type": "B"}``, or ``"B"`` where there is one covariate: the
+            effect there of a treatment that
             training cells received in other strata only. Its intervals are calibrated on strata that were left out of
             the treatments measured in them.
 
@@ -174,11 +175,6 @@ class UnseenMixin(UnseenStrataMixin):
         if not unseen or (not new and self.unseen_ is None):
             return self._known_target(name, dose, unseen)
         effects = {member: self._foretold(member) for member in unseen}
-        msg = (
-            f"No training cell received {unseen}: the response to {name!r} is extrapolated from "
-            f"{len((self.unseen_ or {})['names'])} seen treatments. See `unseen_effect`."
-        )
-        warnings.warn(msg, UserWarning, stacklevel=4)
         if new:
             if dose is not None:
                 msg = (
@@ -199,6 +195,11 @@ class UnseenMixin(UnseenStrataMixin):
                 vector[position] = 0
         bent = self.module.baseline.bent(torch.tensor(list(amounts.values()))).tolist()
         amounts = dict(zip(amounts, bent, strict=True))
+        msg = (
+            f"No training cell received {unseen}: the response to {name!r} is extrapolated from "
+            f"{len((self.unseen_ or {})['names'])} seen treatments. See `unseen_effect`."
+        )
+        warn(msg)
         total = np.sum([amounts[member] * effects[member].shift for member in unseen], axis=0)
         return Target(vector, received, total, sum(amounts.values()))
 
@@ -207,10 +208,10 @@ class UnseenMixin(UnseenStrataMixin):
         vector = self.treatments.vector(name, dose)
         if untrained:
             msg = f"No training cell received {untrained}, so the model knows nothing of them: {name!r} is a guess."
-            warnings.warn(msg, UserWarning, stacklevel=5)
+            warn(msg)
         if (vector > 1 + DOSE_TOLERANCE).any():
             msg = f"Dose {dose!r} of {name!r} is beyond the largest training dose; the response is extrapolated."
-            warnings.warn(msg, UserWarning, stacklevel=5)
+            warn(msg)
         return Target(vector, vector)
 
     @torch.inference_mode()

@@ -33,7 +33,7 @@ class UnseenStrataMixin(KnowledgeMixin):
         errors = fit_strata_errors(*fit.regression, strata, len(self.treatments.perturbations), fit.scale)
         self.unseen_strata_ = errors.to_state()
 
-    def _effect_in_stratum(self, treatment: str, alpha: float, stratum: Mapping[str, str]) -> pd.DataFrame:
+    def _effect_in_stratum(self, treatment: str, alpha: float, stratum: Mapping[str, str] | str) -> pd.DataFrame:
         """What :meth:`unseen_effect` returns for a seen treatment in a stratum where it was never measured."""
         table, row = self.treatments, self._stratum_row(stratum)
         if self.unseen_strata_ is None:
@@ -48,12 +48,12 @@ class UnseenStrataMixin(KnowledgeMixin):
             )
             raise ValueError(msg)
         if errors.met[row, position]:
-            msg = f"{treatment!r} has training cells in {dict(stratum)}. Use `marginal_effect` there."
+            msg = f"{treatment!r} has training cells in {stratum!r}. Use `marginal_effect` there."
             raise ValueError(msg)
         covariate = errors.new_covariate(row, position)
         if covariate not in errors.errors:
             msg = (
-                f"No treatment was measured in several levels of what is new in {dict(stratum)}, so that nothing says "
+                f"No treatment was measured in several levels of what is new in {stratum!r}, so that nothing says "
                 "how far foretold responses are off. Measure some treatments in more strata."
             )
             raise ValueError(msg)
@@ -69,7 +69,7 @@ class UnseenStrataMixin(KnowledgeMixin):
         }
         return frame
 
-    def _stratum_row(self, stratum: Mapping[str, str]) -> int:
+    def _stratum_row(self, stratum: Mapping[str, str] | str) -> int:
         """Row of a stratum among those of the data.
 
         Raises
@@ -79,15 +79,17 @@ class UnseenStrataMixin(KnowledgeMixin):
         """
         state = self.get_state_registry(KEYS.STRATUM)
         levels, strata = stratum_levels(state), np.asarray(state["strata"])
-        if set(stratum) != set(levels):
-            msg = f"`stratum` must give a level of each covariate {list(levels)}, not of {list(stratum)}."
+        if isinstance(stratum, str) and len(levels) == 1:
+            stratum = dict.fromkeys(levels, stratum)
+        if isinstance(stratum, str) or set(stratum) != set(levels):
+            msg = f"`stratum` must give a level of each covariate {list(levels)}, not {stratum!r}."
             raise ValueError(msg)
         names = [[str(level) for level in values] for values in levels.values()]
         wanted = [str(stratum[key]) for key in levels]
         for row, codes in enumerate(strata):
             if all(of[code] == want for of, code, want in zip(names, codes, wanted, strict=True)):
                 return row
-        msg = f"The data have no stratum {dict(stratum)}. Levels: {levels}."
+        msg = f"The data have no stratum {stratum!r}. Levels: {levels}."
         raise ValueError(msg)
 
 

@@ -108,7 +108,8 @@ def counterfactual_cells(
     matrix = outcome(adata, setting["layer"])
     observed, counterfactual, held_out = {}, {}, {}
     for name in treatments:
-        row = codes.table.condition(codes.table.vector(name, dose))
+        new_to_data = set(codes.table.members(name)) - set(codes.table.perturbations)  # the model may foretell these
+        row = None if new_to_data else codes.table.condition(codes.table.vector(name, dose))
         cells = np.flatnonzero(here & (codes.condition == row)) if row is not None else np.empty(0, dtype=int)
         observed[name] = values(dense_rows(matrix, cells), cells)
         held_out[name] = None if split is None else not bool((split[cells] == SPLITS.TRAIN).any())

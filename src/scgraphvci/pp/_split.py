@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from scgraphvci._constants import SPLITS
+from scgraphvci._warn import warn
 from scgraphvci.data import OutcomeField, stratum_moments
 from scgraphvci.data._outcome_field import looks_like_counts
 from scgraphvci.data._read import require_column
@@ -243,7 +243,7 @@ def _distance_to_rest(adata: AnnData, treatment: np.ndarray, layer: str | None) 
             f"`adata.layers['log1p'] = adata.{source}.copy()`, `sc.pp.normalize_total(adata, layer='log1p')`, "
             "`sc.pp.log1p(adata, layer='log1p')`, then `layer='log1p'` here."
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
     moments = stratum_moments(
         outcome.get_field_data(adata),
         stratum=np.zeros(adata.n_obs, dtype=np.int64),

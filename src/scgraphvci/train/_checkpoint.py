@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import pickle
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from scvi import train as scvi_train
 
 from scgraphvci import _archive
 from scgraphvci._untrusted import check_stored
+from scgraphvci._warn import warn
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
@@ -52,7 +52,7 @@ class SaveCheckpoint(scvi_train.SaveCheckpoint):
     def _restore_best(self, pl_module: LightningModule) -> None:
         if not self.best_model_path:
             msg = f"No checkpoint was saved (monitor {self.monitor!r}): the model keeps its last weights."
-            warnings.warn(msg, UserWarning, stacklevel=2)
+            warn(msg)
             return
         _, weights = _archive.read(Path(self.best_model_path) / _archive.MODEL_FILE)
         pl_module.get_submodule("module").load_state_dict(weights)
