@@ -18,7 +18,7 @@ from _common import save_table
 from scipy.spatial import cKDTree
 
 from scgraphvci.estimate import EffectSums, Groups, MarginalEffects, marginal_effects
-from scgraphvci.model._cross_fit import assign_folds
+from scgraphvci.model._folds import assign_folds
 
 N_GENES = 50
 N_FACTORS = 5

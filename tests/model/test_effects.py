@@ -14,10 +14,11 @@ from scgraphvci.estimate import EffectSums, Groups, marginal_effects
 from scgraphvci.estimate._arm_moments import ArmMoments
 from scgraphvci.estimate._arm_variance import variance_between
 from scgraphvci.estimate._cell_states import CellStates
-from scgraphvci.model import _cross_fit as cross_fit
 from scgraphvci.model import _effect_cells as cells_module
-from scgraphvci.model._cross_fit import assign_folds, fit_folds, repetition_seeds
+from scgraphvci.model._cross_fit import fit_folds
 from scgraphvci.model._effect_cells import effect_cells
+from scgraphvci.model._fold_training import Recipe
+from scgraphvci.model._folds import assign_folds, repetition_seeds
 from scgraphvci.tl._rank_effects import rank_effects
 
 KEYS = ["cell_type", "donor"]
@@ -617,7 +618,7 @@ class TestCrossFit:
 
     def test_models_of_folds_are_let_go(self, model, monkeypatch):
         """Neither models nor data of folds outlive the call, whether it ends well or not."""
-        alive, train = [], cross_fit._train
+        alive, train = [], Recipe.train
 
         def watched(*args):
             one = train(*args)
@@ -626,7 +627,7 @@ class TestCrossFit:
                 raise KeyboardInterrupt
             return one
 
-        monkeypatch.setattr(cross_fit, "_train", watched)
+        monkeypatch.setattr(Recipe, "train", watched)
         model.marginal_effect(cross_fit=2, n_repeats=2, train_kwargs=self.KWARGS)
         gc.collect()
         assert [one() for one in alive] == [None] * 8
@@ -636,10 +637,11 @@ class TestCrossFit:
         assert [one() for one in alive[8:10]] == [None] * 2
 
     def test_progress_is_shown_unless_unwanted(self, model, capsys):
+        """The model itself was trained without a bar."""
         model.marginal_effect(cross_fit=2, train_kwargs=self.KWARGS)
-        assert "Cross-fitting" in "".join(capsys.readouterr())
-        model.marginal_effect(cross_fit=2, train_kwargs={**self.KWARGS, "enable_progress_bar": False})
         assert "Cross-fitting" not in "".join(capsys.readouterr())
+        model.marginal_effect(cross_fit=2, train_kwargs={**self.KWARGS, "enable_progress_bar": True})
+        assert "Cross-fitting" in "".join(capsys.readouterr())
 
     @pytest.mark.parametrize("arguments", [{"n_repeats": 2}, {"cross_fit": 2, "n_repeats": 0}])
     def test_repetitions_need_folds(self, model, arguments):

@@ -12,16 +12,10 @@ from scgraphvci.estimate import MarginalEffects, coarsen_strata, marginal_effect
 from scgraphvci.estimate._request import check_request
 from scgraphvci.model._calibration import CalibrationMixin, fewest_counts
 from scgraphvci.model._checks import check_clusters, warn_of_few_clusters, warn_of_small_panel
-from scgraphvci.model._cross_fit import (
-    Predictor,
-    assign_folds,
-    covariate_levels,
-    fit_folds,
-    release,
-    repetition_seeds,
-)
+from scgraphvci.model._cross_fit import Predictor, covariate_levels, fit_folds, release
 from scgraphvci.model._effect_cells import by_cell, effect_cells, fingerprint
 from scgraphvci.model._effect_sums import effect_sums
+from scgraphvci.model._folds import assign_folds, repetition_seeds
 from scgraphvci.model._guard import check_guard, learn_guard
 from scgraphvci.module._likelihood import is_count
 
@@ -131,7 +125,8 @@ class EffectsMixin(CalibrationMixin):
             folds as this model was. Folds hold whole clusters where there is a `cluster_key`, and every level of a
             covariate is in two folds at least if it has two cells or clusters. Covariates of which most cells have a
             level that their fold has for itself, such as donors that are clusters, are left out of these models, and
-            `params` of the result names them. Rare levels of others only cause a warning.
+            `params` of the result names them. Rare levels of others only cause a warning. Within
+            ``joblib.parallel_config`` with processes the models are trained in parallel.
         n_repeats
             Repetitions of cross-fitting, each with folds and trainings of its own. Estimates are their medians, and
             errors hold what the draw of folds and weights adds (Chernozhukov et al. 2018, definition 3.3); influence

@@ -225,6 +225,7 @@ class GraphVCI(
             "batch_size": batch_size,
             "early_stopping": early_stopping,
             "plan_kwargs": plan_kwargs,
+            "enable_progress_bar": trainer_kwargs.get("enable_progress_bar", True),
         }
         self.adata_manager.validate()
         splitter_kwargs = dict(datasplitter_kwargs or {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from mudata import MuData
 from scipy import sparse
 
 from scgraphvci._constants import SPLITS
+from scgraphvci._parallel import call_each
 from scgraphvci.data._read import modality as modality_of
 from scgraphvci.model._refiner import GRNRefiner
 
@@ -72,7 +74,8 @@ def refine_grn(
     n_restarts
         Beside the refinement with all training cells, which alone gives the network and its weights, refine this many
         times with a random half of them and another seed, and count for every edge in what share of these its
-        confidence is above the threshold: its support. 1, the default, makes no such restart. See Notes.
+        confidence is above the threshold: its support. 1, the default, makes no such restart. Within ``joblib.parallel_config`` with processes
+        they run in parallel. See Notes.
     seed
         Of initial weights, batches, sampled edges, and the halves of restarts. torch's own generator is left as it was.
         The random split of cells, made where there is no `split_key`, follows ``scvi.settings.seed``.
@@ -219,12 +222,14 @@ class _Task:
         rng = np.random.default_rng(seed)
         left_out = np.full(self.work.n_obs, SPLITS.OOD, dtype=object)
         left_out[fit.validation_cells] = SPLITS.TEST
+
+        def halves() -> Iterator[tuple[Any, ...]]:
+            for _ in range(n_restarts):
+                half = rng.choice(fit.train_cells, (len(fit.train_cells) + 1) // 2, replace=False)
+                yield self._restart(), left_out, half, int(rng.integers(2**31))
+
         total = sparse.csr_matrix((self.work.n_vars, self.work.n_vars), dtype=np.float32)
-        for _ in range(n_restarts):
-            split = left_out.copy()
-            split[rng.choice(fit.train_cells, (len(fit.train_cells) + 1) // 2, replace=False)] = SPLITS.TRAIN
-            self.work.obs[RESTART_SPLIT] = split
-            found = self._restart().refine(int(rng.integers(2**31))).found
+        for found in call_each(_found_in, halves()):
             total = total + _matrix(found, np.ones(len(found)), self.work.var_names)
         total.data /= n_restarts
         return total
@@ -238,6 +243,14 @@ class _Task:
             setup={**self.setup, "split_key": RESTART_SPLIT},
             train_kwargs={**train_kwargs, "plan_kwargs": plan_kwargs},
         )
+
+
+def _found_in(task: _Task, left_out: np.ndarray, half: np.ndarray, seed: int) -> pd.DataFrame:
+    """Return the edges that a refinement with some of the cells finds."""
+    split = left_out.copy()
+    split[half] = SPLITS.TRAIN
+    task.work.obs[RESTART_SPLIT] = split
+    return task.refine(seed).found
 
 
 def _matrix(edges: pd.DataFrame, values: Any, genes: pd.Index) -> sparse.csr_matrix:
