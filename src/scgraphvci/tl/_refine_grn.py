@@ -74,8 +74,8 @@ def refine_grn(
     n_restarts
         Beside the refinement with all training cells, which alone gives the network and its weights, refine this many
         times with a random half of them and another seed, and count for every edge in what share of these its
-        confidence is above the threshold: its support. 1, the default, makes no such restart. Within ``joblib.parallel_config`` with processes
-        they run in parallel. See Notes.
+        confidence is above the threshold: its support. 1, the default, makes no such restart. Within
+        ``joblib.parallel_config`` with processes they run in parallel. See Notes.
     seed
         Of initial weights, batches, sampled edges, and the halves of restarts. torch's own generator is left as it was.
         The random split of cells, made where there is no `split_key`, follows ``scvi.settings.seed``.
