@@ -122,7 +122,7 @@ def test_read_matrix(attempt, values, rows, columns, orientation, form):
     if form == "frame":
         matrix, names = pd.DataFrame(values, dtype=object), {}
         if len(rows) == len(columns) == 2:
-            matrix.index, matrix.columns = rows, columns
+            matrix.index, matrix.columns = pd.Index(rows, dtype=object), pd.Index(columns, dtype=object)
     elif form == "list":
         matrix = values
     elif form == "array":

@@ -11,7 +11,7 @@ import pandas as pd
 from scgraphvci._constants import KEYS
 from scgraphvci.data._fields import training_cells
 from scgraphvci.data._read import require_text
-from scgraphvci.data._screen_field import ScreenField
+from scgraphvci.data._screen_field import ScreenField, check_equal, check_names, check_numbers
 from scgraphvci.data._treatments import split_combination
 
 if TYPE_CHECKING:
@@ -72,6 +72,16 @@ class DescriptorField(ScreenField):
         if self._direction is not None:
             state["direction"] = checked_direction(self._direction, seen)
         return state
+
+    def _check_state(self, state: Mapping[str, Any], registries: Mapping[str, Any]) -> None:
+        for names in (state["names"], state["columns"]):
+            check_names(names, unique=True)
+        check_equal(state["values"] is None, self._features is None)
+        if state["values"] is not None:
+            check_numbers(state["values"], len(state["names"]), len(state["columns"]))
+        check_equal(state["direction"] is None, self._direction is None)
+        if state["direction"] is not None:
+            checked_direction(state["direction"], [])
 
     def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData | MuData, **kwargs: Any) -> dict:
         """Keep the saved descriptors."""

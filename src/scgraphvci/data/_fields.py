@@ -1,4 +1,4 @@
-"""Registration of treatment, strata, continuous covariates, size factors and the split with scvi-tools.
+"""Registration of strata, continuous covariates, size factors and the split with scvi-tools.
 
 Discrete variables enter minibatches as one integer code per cell; the table the code points into lives in the registry.
 """
@@ -12,105 +12,13 @@ import pandas as pd
 
 from scgraphvci._constants import KEYS, SPLITS
 from scgraphvci.data._read import check_levels, require_column, require_number, require_text
-from scgraphvci.data._screen_field import ScreenField, check_names, check_shape
-from scgraphvci.data._treatments import TreatmentTable, build_treatment_table, extend_treatment_table
+from scgraphvci.data._screen_field import ScreenField, check_codes, check_equal, check_names, check_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
     from mudata import MuData
-
-
-class TreatmentField(ScreenField):
-    """Treatment: one code per cell into a table of multi-hot vectors times dose."""
-
-    _registry_key = KEYS.TREATMENT
-
-    def __init__(
-        self,
-        perturbation_key: str,
-        control: str,
-        dose_key: str | None = None,
-        combination_sep: str | None = None,
-        split_key: str | None = None,
-        mod_key: str | None = None,
-    ) -> None:
-        super().__init__(mod_key)
-        self._perturbation_key = perturbation_key
-        self._control = str(control)
-        self._dose_key = dose_key
-        self._combination_sep = combination_sep
-        self._split_key = split_key
-
-    def validate_field(self, adata: AnnData | MuData) -> None:
-        """Check that the columns exist and that some cells are controls and some are not."""
-        if len(self.require_control(adata)) < 2:
-            msg = (
-                f"obs[{self._perturbation_key!r}] holds only the control {self._control!r}; a screen has treatments. "
-                "Check `perturbation_key`, or add cells that were treated."
-            )
-            raise ValueError(msg)
-
-    def require_control(self, adata: AnnData | MuData) -> list[str]:
-        """Return the levels of the treatment; raise if the control is not among them."""
-        levels = sorted(self._treatments(adata).unique())
-        if self._control not in levels:
-            msg = (
-                f"Control {self._control!r} has no cells in obs[{self._perturbation_key!r}]. "
-                f"Levels: {levels[:20]}. Name one of them with `control=`."
-            )
-            raise ValueError(msg)
-        return levels
-
-    def register_field(self, adata: AnnData | MuData) -> dict[str, Any]:
-        """Build the treatment table and write the codes."""
-        self.validate_field(adata)
-        table, codes = build_treatment_table(
-            self._treatments(adata), self._doses(adata), self._train(adata), self._control, self._combination_sep
-        )
-        if table.design.shape[0] < 2:
-            msg = (
-                f"No cell has a dose above 0 in obs[{self._dose_key!r}]; a screen needs a treatment. Check that "
-                "column, or leave `dose_key` out."
-            )
-            raise ValueError(msg)
-        self._write(adata, codes)
-        trained = np.any(table.design[np.unique(codes[self._train(adata)])] != 0, axis=0)
-        untrained = [name for name, seen in zip(table.perturbations, trained, strict=True) if not seen]
-        return {**table.to_state(), "perturbation_key": self._perturbation_key, "untrained": untrained}
-
-    def _check_state(self, state: Mapping[str, Any]) -> None:
-        table = TreatmentTable.from_state(state)
-        for names in (*(state[name] for name in ("perturbations", "names", "doses", "untrained")), [table.control]):
-            check_names(names)
-        if table.combination_sep is not None:
-            check_names([table.combination_sep])
-        check_shape(table.design, len(table.names), len(table.perturbations))
-        if table.max_dose is not None:
-            check_shape(table.max_dose, len(table.perturbations))
-
-    def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData | MuData, **kwargs: Any) -> dict:
-        """Code new data against the saved perturbations; new doses and combinations of them are fine."""
-        saved = TreatmentTable.from_state(state_registry)
-        table, codes = extend_treatment_table(saved, self._treatments(adata_target), self._doses(adata_target))
-        self._write(adata_target, codes)
-        return {**state_registry, **table.to_state()}
-
-    def get_summary_stats(self, state_registry: dict[str, Any]) -> dict[str, int]:
-        """Return the number of single perturbations."""
-        return {"n_perturbations": len(state_registry["perturbations"])}
-
-    def _treatments(self, adata: AnnData | MuData) -> pd.Series:
-        return require_text(self._table(adata), self._perturbation_key, "perturbation_key")
-
-    def _doses(self, adata: AnnData | MuData) -> pd.Series | None:
-        if self._dose_key is None:
-            return None
-        return require_column(self._table(adata), self._dose_key, "dose_key", allow_missing=True)
-
-    def _train(self, adata: AnnData | MuData) -> np.ndarray:
-        return training_cells(self._table(adata), self._split_key)
 
 
 class StratumField(ScreenField):
@@ -130,10 +38,13 @@ class StratumField(ScreenField):
         levels = {key: sorted(column.unique()) for key, column in columns.items()}
         return self._code(adata, columns, levels, np.empty((0, len(self._keys)), dtype=np.int64))
 
-    def _check_state(self, state: Mapping[str, Any]) -> None:
-        for key in self._keys:
-            check_names(state["levels"][key])
-        check_shape(state["strata"], len(state["strata"]), len(self._keys))
+    def _check_state(self, state: Mapping[str, Any], registries: Mapping[str, Any]) -> None:
+        levels, strata = stratum_levels(state), np.asarray(state["strata"])
+        check_equal(sorted(levels), sorted(self._keys))
+        check_equal(strata.shape, (len(strata), len(self._keys)))
+        for key, codes in zip(levels, strata.T, strict=True):
+            check_names(state["levels"][key], unique=True)
+            check_codes(codes, len(strata), n=len(levels[key]))
 
     def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData | MuData, **kwargs: Any) -> dict:
         """Code new data by level name; new strata of known levels are fine, new levels are not."""
@@ -216,9 +127,10 @@ class ContinuousField(ScreenField):
         mean, sd = values[train].mean(axis=0), values[train].std(axis=0)
         return self._standardise(adata, values, mean, np.where(sd > 0, sd, 1.0))
 
-    def _check_state(self, state: Mapping[str, Any]) -> None:
-        for values in (state["mean"], state["sd"]):
-            check_shape(values, len(self._keys))
+    def _check_state(self, state: Mapping[str, Any], registries: Mapping[str, Any]) -> None:
+        check_equal(list(state["keys"]), self._keys)
+        check_numbers(state["mean"], len(self._keys))
+        check_numbers(state["sd"], len(self._keys), above=0.0)
 
     def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData | MuData, **kwargs: Any) -> dict:
         """Standardise new data by the saved mean and standard deviation."""
@@ -313,6 +225,9 @@ class SplitField(ScreenField):
         """Return the name of the column."""
         self.validate_field(adata)
         return {"split_key": self._key}
+
+    def _check_state(self, state: Mapping[str, Any], registries: Mapping[str, Any]) -> None:
+        check_equal(state["split_key"], self._key)
 
     def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData | MuData, **kwargs: Any) -> dict:
         """Accept new data without the column: it matters in training only."""

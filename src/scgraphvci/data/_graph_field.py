@@ -9,9 +9,11 @@ from scipy import sparse
 
 from scgraphvci._constants import KEYS
 from scgraphvci.data._rows import in_memory
-from scgraphvci.data._screen_field import ScreenField
+from scgraphvci.data._screen_field import ScreenField, check_codes, check_equal, check_numbers
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from anndata import AnnData
     from mudata import MuData
 
@@ -53,6 +55,15 @@ class GraphField(ScreenField):
             edge_index, edge_weight = _edges(table, self._grn_key)
         features = None if self._features_key is None else _features(table, self._features_key)
         return {"edge_index": edge_index, "edge_weight": edge_weight, "features": features}
+
+    def _check_state(self, state: Mapping[str, Any], registries: Mapping[str, Any]) -> None:
+        n_genes, n_edges = len(registries[KEYS.OUTCOME]["state_registry"]["column_names"]), len(state["edge_weight"])
+        check_equal(n_edges > 0, self._grn_key is not None)
+        check_codes(state["edge_index"], 2, n_edges, n=n_genes)
+        check_numbers(state["edge_weight"], n_edges)
+        check_equal(state["features"] is None, self._features_key is None)
+        if state["features"] is not None:
+            check_numbers(state["features"], n_genes, np.shape(state["features"])[1])
 
     def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData | MuData, **kwargs: Any) -> dict:
         """Keep the saved network; gene names were checked with the expression."""

@@ -10,9 +10,11 @@ import pandas as pd
 from scgraphvci._constants import KEYS
 from scgraphvci.data._edge_evidence import CONTROL, OTHER
 from scgraphvci.data._read import require_text
-from scgraphvci.data._screen_field import ScreenField
+from scgraphvci.data._screen_field import ScreenField, check_equal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from anndata import AnnData
     from mudata import MuData
 
@@ -60,6 +62,10 @@ class InterventionField(ScreenField):
             )
         self._write(adata, codes[treatments.get_indexer(column)])
         return {"perturbation_key": self._perturbation_key, "control": self._control}
+
+    def _check_state(self, state: Mapping[str, Any], registries: Mapping[str, Any]) -> None:
+        check_equal(state["perturbation_key"], self._perturbation_key)
+        check_equal(state["control"], self._control)
 
     def get_summary_stats(self, state_registry: dict[str, Any]) -> dict[str, int]:
         """Return nothing: sizes do not depend on treatments."""

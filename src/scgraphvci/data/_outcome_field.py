@@ -8,7 +8,7 @@ import numpy as np
 
 from scgraphvci._constants import KEYS
 from scgraphvci.data._read import finite_blocks, require_unique_names
-from scgraphvci.data._screen_field import ScreenField, check_names
+from scgraphvci.data._screen_field import ScreenField, check_equal, check_names, check_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,8 +70,11 @@ class OutcomeField(ScreenField):
             "max": largest,
         }
 
-    def _check_state(self, state: Mapping[str, Any]) -> None:
-        check_names(state["column_names"])
+    def _check_state(self, state: Mapping[str, Any], registries: Mapping[str, Any]) -> None:
+        check_names(state["column_names"], unique=True)
+        check_equal(state["n_vars"], len(state["column_names"]))
+        check_numbers([state["n_obs"], state["min"], state["max"]], 3)
+        check_equal(state["integer"], bool(state["integer"]))
 
     def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData | MuData, **kwargs: Any) -> dict:
         """Register new data; genes must be the same, in the same order."""

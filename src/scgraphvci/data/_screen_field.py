@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-class DamagedStateError(ValueError):
-    """A saved state is not one of its field."""
-
-
 class ScreenField(BaseAnnDataField):
     """What our fields share: a modality, and a plain registry entry."""
 
@@ -72,19 +68,17 @@ class ScreenField(BaseAnnDataField):
 
         Raises
         ------
-        DamagedStateError
+        ArithmeticError, AttributeError, LookupError, TypeError, ValueError
             If there is none, or it is not one that this field has written.
         """
+        state = registries[self.registry_key]["state_registry"]
         if self.is_empty:
-            return
-        try:
-            self._check_state(registries[self.registry_key]["state_registry"])
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            msg = f"its registry of {self.registry_key!r} is damaged ({type(error).__name__}: {error})"
-            raise DamagedStateError(msg) from error
+            check_equal(state, {})
+        else:
+            self._check_state(state, registries)
 
-    def _check_state(self, state: Mapping[str, Any]) -> None:
-        """Read a state; what that raises is taken for damage."""
+    def _check_state(self, state: Mapping[str, Any], registries: Mapping[str, Any]) -> None:
+        """Read a state, beside those of all fields; what that raises is taken for damage."""
 
     def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData | MuData, **kwargs: Any) -> dict:
         """Validate and code new data against the saved state; levels are never extended."""
@@ -105,20 +99,38 @@ class ScreenField(BaseAnnDataField):
         self._table(adata).obs[self.attr_key] = codes.astype(np.int32)
 
 
-def check_names(values: Any) -> None:
+def check_equal(found: Any, expected: Any) -> None:
+    """Check that a saved value is the one that the arguments of the set-up imply.
+
+    Raises
+    ------
+    ValueError
+        If it is another.
+    """
+    if type(found) is not type(expected) or found != expected:
+        msg = f"{expected!r:.50} expected, found {found!r:.50}"
+        raise ValueError(msg)
+
+
+def check_names(values: Any, *, unique: bool = False) -> None:
     """Check that a saved value is a sequence of texts.
 
     Raises
     ------
     TypeError
         If it is not.
+    ValueError
+        If a text comes twice where each must be there once.
     """
     if not isinstance(values, (list, tuple, np.ndarray)) or not all(isinstance(value, str) for value in values):
         msg = f"{values!r:.50} is no list of names"
         raise TypeError(msg)
+    if unique and len(set(values)) < len(values):
+        msg = f"{values!r:.50} holds a name twice"
+        raise ValueError(msg)
 
 
-def check_shape(values: Any, *shape: int) -> None:
+def check_numbers(values: Any, *shape: int, above: float = -np.inf) -> None:
     """Check that a saved value is an array of finite numbers of some shape.
 
     Raises
@@ -126,9 +138,31 @@ def check_shape(values: Any, *shape: int) -> None:
     TypeError
         If it holds no numbers.
     ValueError
-        If it has another shape or holds NaN or infinite numbers.
+        If it has another shape, or holds NaN, infinite numbers or some that are not above `above`.
     """
-    array = np.asarray(values, dtype=np.float64)
-    if array.shape != shape or not np.isfinite(array).all():
-        msg = f"finite numbers of shape {shape} expected, found {array.shape}"
+    array = np.asarray(values)
+    if array.size and array.dtype.kind not in "iuf":
+        msg = f"numbers expected, found {values!r:.50}"
+        raise TypeError(msg)
+    if array.shape != shape or not np.isfinite(array).all() or np.any(array <= above):
+        msg = f"finite numbers above {above} of shape {shape} expected, found {array.shape}: {values!r:.50}"
+        raise ValueError(msg)
+
+
+def check_codes(values: Any, *shape: int, n: int) -> None:
+    """Check that a saved value is an array of whole numbers, from 0 to `n` - 1, of some shape.
+
+    Raises
+    ------
+    TypeError
+        If it holds anything but whole numbers.
+    ValueError
+        If it has another shape, or a number is out of range.
+    """
+    array = np.asarray(values)
+    if array.size and array.dtype.kind not in "iu":
+        msg = f"whole numbers expected, found {values!r:.50}"
+        raise TypeError(msg)
+    if array.shape != shape or np.any(array < 0) or np.any(array >= n):
+        msg = f"codes below {n} of shape {shape} expected, found {array.shape}: {values!r:.50}"
         raise ValueError(msg)

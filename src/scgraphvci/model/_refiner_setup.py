@@ -11,6 +11,8 @@ from scgraphvci.data._read import modality as modality_of
 from scgraphvci.model._setup import ScreenManager
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from anndata import AnnData
     from mudata import MuData
 
@@ -73,8 +75,7 @@ class RefinerSetupMixin(_Base):
         Writes `obs["_scgraphvci_stratum"]`, with `perturbation_key` also `obs["_scgraphvci_intervention"]`, and
         scvi-tools' identifiers in `uns`.
         """
-        setup_method_args = cls._get_setup_method_args(**locals())
-        cls._register(adata, None, setup_method_args, **kwargs)
+        cls._register(adata, cls._get_setup_method_args(**locals()), **kwargs)
 
     @classmethod
     def setup_mudata(
@@ -116,21 +117,27 @@ class RefinerSetupMixin(_Base):
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         modality_of(mdata, modality)
-        cls._register(mdata, modality, setup_method_args, **kwargs)
+        cls._register(mdata, setup_method_args, **kwargs)
 
     @classmethod
-    def _register(cls, data: AnnData | MuData, mod_key: str | None, setup_method_args: dict, **kwargs: Any) -> None:
-        arguments = setup_method_args["setup_args"]
-        if arguments["grn_key"] is None:
+    def _fields(cls, setup_args: Mapping[str, Any]) -> list[Any]:
+        """Return the fields that the arguments of a set-up ask for."""
+        if setup_args["grn_key"] is None:
             msg = "`grn_key` is None, but refinement starts from a network. Add one with `scgraphvci.grn.add_grn`."
             raise ValueError(msg)
-        fields = [
-            SplitField(arguments["split_key"], mod_key=mod_key),
-            GraphField(arguments["grn_key"], arguments["gene_features_key"], mod_key=mod_key),
-            OutcomeField(arguments["layer"], mod_key=mod_key),
-            StratumField(arguments["categorical_covariate_keys"], mod_key=mod_key),
-            InterventionField(arguments["perturbation_key"], arguments["control"], mod_key=mod_key),
+        mod_key = setup_args.get("modality")
+        return [
+            SplitField(setup_args["split_key"], mod_key=mod_key),
+            GraphField(setup_args["grn_key"], setup_args["gene_features_key"], mod_key=mod_key),
+            OutcomeField(setup_args["layer"], mod_key=mod_key),
+            StratumField(setup_args["categorical_covariate_keys"], mod_key=mod_key),
+            InterventionField(setup_args["perturbation_key"], setup_args["control"], mod_key=mod_key),
         ]
-        manager = ScreenManager(fields=fields, setup_method_args=setup_method_args)
+
+    @classmethod
+    def _register(cls, data: AnnData | MuData, setup_method_args: dict, **kwargs: Any) -> None:
+        manager = ScreenManager(
+            fields=cls._fields(setup_method_args["setup_args"]), setup_method_args=setup_method_args
+        )
         manager.register_fields(data, **kwargs)
         cls.register_manager(manager)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anndata
 import mudata
+import torch
 from anndata import AnnData
 from mudata import MuData
 from scvi.data import AnnDataManager
@@ -20,24 +19,28 @@ from scgraphvci import _archive
 from scgraphvci._compat import (
     SAVE_KEYS,
     SETUP_ARGS_KEY,
-    SETUP_METHOD_NAME,
     initialize_model,
     parse_device_args,
     validate_var_names,
 )
 from scgraphvci._untrusted import read_h5ad, read_h5mu
-from scgraphvci.data._screen_field import DamagedStateError
+from scgraphvci._warn import warn
+from scgraphvci.model._model_file import (
+    check_class,
+    check_depth,
+    data_file,
+    model_path,
+    read_model,
+    setup_method,
+    unreadable,
+)
 from scgraphvci.train._checkpoint import TrainRunner
 
 if TYPE_CHECKING:
     from typing import Self
 
-    import torch
-
 # The base class is named for the type checker only: at run time this is a mixin, to be placed first.
 _Base: Any = BaseModelClass if TYPE_CHECKING else object
-
-_SETUP_METHODS = ("setup_anndata", "setup_mudata")
 
 
 class SafeSavingMixin(_Base):
@@ -112,7 +115,7 @@ class SafeSavingMixin(_Base):
         with _archive.replacing(safe_path) as temporary:
             _archive.write(archive, temporary)
             if save_anndata:
-                with _archive.replacing(directory / _data_file(self.registry, prefix)) as temporary_data:
+                with _archive.replacing(directory / data_file(self.registry, prefix)) as temporary_data:
                     _write_data(self.adata, temporary_data, **anndata_write_kwargs)
         pickle_path.unlink(missing_ok=True)
 
@@ -161,43 +164,60 @@ class SafeSavingMixin(_Base):
         _, _, torch_device = parse_device_args(
             accelerator=accelerator, devices=device, return_device="torch", validate_single_device=True
         )
-        contents, weights = _read_model(dir_path, prefix)
-        _check_class(contents["class_name"], (cls.__name__, *(allowed_classes_names_list or [])))
-        attributes = contents["attributes"]
-        registry = attributes.pop("registry_")
+        contents, weights = read_model(dir_path, prefix)
+        path = model_path(dir_path, prefix)
+        check_class(contents["class_name"], (cls.__name__, *(allowed_classes_names_list or [])))
+        registry = contents["attributes"].pop("registry_")
+        cls._check_saved(path, registry, contents, weights)
         if adata is None:
-            adata = _saved_data(Path(dir_path) / _data_file(registry, prefix or ""))
+            adata = _saved_data(path.with_name(data_file(registry, prefix or "")))
         if adata is not False:
             if isinstance(contents["var_names"], dict) and isinstance(adata, AnnData):
                 msg = (
-                    f"{_model_path(dir_path, prefix)} has gene names by modality, and `adata` is an AnnData. Pass the "
-                    "MuData that the model was set up with, or one like it."
+                    f"{path} has gene names by modality, and `adata` is an AnnData. Pass the MuData that the model was "
+                    "set up with, or one like it."
                 )
                 raise ValueError(msg)
             validate_var_names(adata, contents["var_names"])
-            setup = getattr(cls, _setup_method(registry))
-            try:
-                setup(adata, source_registry=registry, **registry[SETUP_ARGS_KEY])
-            except DamagedStateError as error:
-                msg = f"{_model_path(dir_path, prefix)} is not a readable model file: {error}."
-                raise ValueError(msg) from error
-
-        try:
-            model = initialize_model(cls, None if adata is False else adata, registry, attributes, None)
-            model._saved_var_names = contents["var_names"]
-            model.module.on_load(model, pyro_param_store=None)
-            model.module.load_state_dict(weights)
-        except (TypeError, AttributeError, LookupError, OverflowError, MemoryError, RuntimeError) as error:
-            msg = (
-                f"{_model_path(dir_path, prefix)} is not a readable model file: no "
-                f"{cls.__name__} can be built of its arguments and weights ({error})."
-            )
-            raise ValueError(msg) from error
+            setup = getattr(cls, setup_method(registry))
+            setup(adata, source_registry=registry, **registry[SETUP_ARGS_KEY])
+        model = cls._rebuilt(None if adata is False else adata, registry, contents, weights)
         model.to_device(torch_device)
         model.module.eval()
         if adata is not False:
             model._validate_anndata(adata)
         return model
+
+    @classmethod
+    def _rebuilt(
+        cls, data: AnnData | MuData | None, registry: dict, contents: dict[str, Any], weights: dict[str, torch.Tensor]
+    ) -> Self:
+        """Return the model that a file holds."""
+        model = initialize_model(cls, data, registry, dict(contents["attributes"]), None)
+        model._saved_var_names = contents["var_names"]
+        model.module.on_load(model, pyro_param_store=None)
+        model.module.load_state_dict(weights)
+        return model
+
+    @classmethod
+    def _check_saved(
+        cls, path: Path, registry: dict[str, Any], contents: dict[str, Any], weights: dict[str, torch.Tensor]
+    ) -> None:
+        """Raise a ValueError if the set-up, the states of its fields, arguments and weights are not those of one model.
+
+        The model is built of shapes alone, so that widths which the weights do not have cost nothing.
+        """
+        fields: list[Any] = []
+        if hasattr(cls, "_fields"):  # the states of other fields are scvi-tools' concern
+            with unreadable(path, "its set-up is damaged"):
+                fields = cls._fields(registry[SETUP_ARGS_KEY])
+        for field in fields:
+            with unreadable(path, f"its registry of {field.registry_key!r} is damaged"):
+                field.check_saved(registry["field_registries"])
+        with unreadable(path, f"no {cls.__name__} can be built of its arguments and weights"):
+            check_depth(contents["attributes"]["init_params_"], len(weights))
+            with torch.device("meta"):
+                cls._rebuilt(None, registry, contents, {name: weight.to("meta") for name, weight in weights.items()})
 
     @staticmethod
     def load_registry(dir_path: str | Path, prefix: str | None = None) -> dict[str, Any]:
@@ -208,7 +228,7 @@ class SafeSavingMixin(_Base):
         FileNotFoundError, ValueError
             As `load`.
         """
-        return _read_model(dir_path, prefix)[0]["attributes"]["registry_"]
+        return read_model(dir_path, prefix)[0]["attributes"]["registry_"]
 
     @staticmethod
     def view_setup_args(dir_path: str | Path, prefix: str | None = None) -> None:
@@ -223,7 +243,7 @@ class SafeSavingMixin(_Base):
 
     def _saved_contents(self) -> dict[str, Any]:
         """Return everything that is saved beside the weights."""
-        _setup_method(self.registry)
+        setup_method(self.registry)
         if isinstance(self.module, PyroBaseModuleClass):
             msg = "Pyro modules keep their parameters outside the module: save them with `legacy=True`."
             raise NotImplementedError(msg)
@@ -233,76 +253,6 @@ class SafeSavingMixin(_Base):
             "var_names": self.get_var_names(),
             "attributes": {name: value for name, value in self._get_user_attributes() if name.endswith("_")},
         }
-
-
-def _model_path(dir_path: str | Path, prefix: str | None) -> Path:
-    return Path(dir_path) / f"{prefix or ''}{_archive.MODEL_FILE}"
-
-
-def _read_model(dir_path: str | Path, prefix: str | None) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Read a file and check that it has the parts of a model, each of the right kind."""
-    path = _model_path(dir_path, prefix)
-    if not path.is_file():
-        msg = f"No saved model at {path}. Check `dir_path` and `prefix`."
-        pickled = path.with_name(f"{prefix or ''}{SAVE_KEYS.MODEL_FNAME}")
-        if pickled.is_file():
-            msg += f" There is a pickled model at {pickled}: pass `legacy=True` to load it, if you trust its source."
-        raise FileNotFoundError(msg)
-    contents, weights = _archive.read(path)
-    attributes = contents.get("attributes")
-    attributes = attributes if isinstance(attributes, dict) else {}
-    registry, init_params = attributes.get("registry_"), attributes.get("init_params_")
-    complete = {"class_name", "var_names"} <= contents.keys() and isinstance(init_params, dict)
-    parts = (SETUP_ARGS_KEY, "field_registries")
-    if not (complete and isinstance(registry, dict) and all(isinstance(registry.get(part), dict) for part in parts)):
-        msg = f"{path} is not a readable model file: class, gene names, registry or constructor arguments are missing."
-        raise ValueError(msg)
-    wrong = [name for name, value in registry[SETUP_ARGS_KEY].items() if not _is_argument(name, value)]
-    if wrong:
-        msg = (
-            f"{path} is not a readable model file: arguments {wrong[:5]} of its set-up are not the names they must be."
-        )
-        raise ValueError(msg)
-    # Attributes are set by name, so a name from a file must be of the only kind that `save` writes.
-    wrong = [name for name in attributes if not (str(name).isidentifier() and name.endswith("_")) or name[:2] == "__"]
-    if wrong:
-        msg = f"{path} is not a readable model file: {wrong[:5]} are not attributes of a saved model."
-        raise ValueError(msg)
-    wrong = [name for name, weight in weights.items() if weight.is_complex() or not weight.isfinite().all()]
-    if wrong:
-        msg = f"{path} holds weights that are not finite numbers: {wrong[:5]}. Its training failed, or it was changed."
-        raise ValueError(msg)
-    return contents, weights
-
-
-def _is_argument(name: str, value: Any) -> bool:
-    """Whether a saved argument of the set-up names what is looked up by it, where it is one that does."""
-    if name.endswith("_keys"):
-        return value is None or (isinstance(value, Collection) and all(isinstance(key, str) for key in value))
-    return value is None or isinstance(value, str) or not (name == "layer" or name.endswith("_key"))
-
-
-def _check_class(name: str, allowed: tuple[str, ...]) -> None:
-    if name not in allowed:
-        msg = (
-            f"The file holds a {name}, not a {allowed[0]}. Load it with `{name}.load`, or pass "
-            f"`allowed_classes_names_list=[{name!r}]` if the classes fit."
-        )
-        raise ValueError(msg)
-
-
-def _setup_method(registry: dict[str, Any]) -> str:
-    """Return the name of the setup method; a name from a file is called, so it must be one of two."""
-    method = registry.get(SETUP_METHOD_NAME, _SETUP_METHODS[0])
-    if method not in _SETUP_METHODS:
-        msg = f"The model was set up by {method!r}; only {' and '.join(_SETUP_METHODS)} are supported without pickle."
-        raise ValueError(msg)
-    return method
-
-
-def _data_file(registry: dict[str, Any], prefix: str) -> str:
-    is_mudata = _setup_method(registry) == "setup_mudata"
-    return f"{prefix}{SAVE_KEYS.MDATA_FNAME if is_mudata else SAVE_KEYS.ADATA_FNAME}"
 
 
 def _write_data(adata: AnnData | MuData, path: Path, **kwargs: Any) -> None:
@@ -317,5 +267,5 @@ def _saved_data(path: Path) -> AnnData | MuData | bool:
     if path.is_file():
         return read_h5mu(path) if path.suffix == ".h5mu" else read_h5ad(path)
     msg = f"No data were passed and none were saved at {path}: the model is loaded without data."
-    warnings.warn(msg, UserWarning, stacklevel=3)
+    warn(msg)
     return False

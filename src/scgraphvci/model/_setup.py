@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from scvi.model.base import BaseModelClass
 from torch.utils.data import Subset
 
 from scgraphvci._constants import KEYS
+from scgraphvci._warn import warn
 from scgraphvci.data import (
     ContinuousField,
     DescriptorField,
@@ -121,9 +121,7 @@ class ScreenSetupMixin(_Base):
         Writes `obs["_scgraphvci_treatment"]`, `obs["_scgraphvci_stratum"]`, with continuous covariates
         `obsm["_scgraphvci_continuous"]`, and scvi-tools' identifiers in `uns`.
         """
-        setup_method_args = cls._get_setup_method_args(**locals())
-        fields = screen_fields(mod_key=None, **setup_method_args["setup_args"])
-        cls._register(adata, fields, setup_method_args, **kwargs)
+        cls._register(adata, cls._get_setup_method_args(**locals()), **kwargs)
 
     @classmethod
     def setup_mudata(
@@ -166,14 +164,18 @@ class ScreenSetupMixin(_Base):
             For scvi-tools' own use when a saved set-up is replayed.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
-        arguments = dict(setup_method_args["setup_args"])
-        arguments.pop("modality")
         modality_of(mdata, modality)
-        fields = screen_fields(mod_key=modality, **arguments)
-        cls._register(mdata, fields, setup_method_args, **kwargs)
+        cls._register(mdata, setup_method_args, **kwargs)
 
     @classmethod
-    def _register(cls, data: AnnData | MuData, fields: list[Any], setup_method_args: dict, **kwargs: Any) -> None:
+    def _fields(cls, setup_args: Mapping[str, Any]) -> list[Any]:
+        """Return the fields that the arguments of a set-up ask for."""
+        arguments = dict(setup_args)
+        return screen_fields(mod_key=arguments.pop("modality", None), **arguments)
+
+    @classmethod
+    def _register(cls, data: AnnData | MuData, setup_method_args: dict, **kwargs: Any) -> None:
+        fields = cls._fields(setup_method_args["setup_args"])
         manager = ScreenManager(fields=fields, setup_method_args=setup_method_args)
         is_new = kwargs.get("source_registry") is None
         if not is_new:  # other new data may lack controls, but not those a model is loaded with
@@ -189,9 +191,6 @@ class ScreenManager(AnnDataManager):
 
     def register_fields(self, adata: AnnData | MuData, source_registry: dict | None = None, **kwargs: Any) -> None:
         """Register fields, or transfer them from a saved registry; leave the data as they were if one fails."""
-        if source_registry is not None:
-            for field in self.fields:
-                field.check_saved(source_registry["field_registries"])
         with _unchanged_on_error(adata, self.fields):
             _check_order_of_cells(adata, self.fields[0].mod_key)
             super().register_fields(adata, source_registry, **kwargs)
@@ -255,7 +254,7 @@ def _warn_without_control(manager: AnnDataManager) -> None:
         f"{lacking.size} strata have no control cells outside the held-out ones: {'; '.join(names)}. Their effects "
         "will have status 'no_reference'; fewer `categorical_covariate_keys` would pool them with others."
     )
-    warnings.warn(msg, UserWarning, stacklevel=4)
+    warn(msg)
 
 
 def screen_fields(
