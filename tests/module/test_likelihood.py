@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import special, stats
 
 from scgraphvci.module._likelihood import (
+    EPS,
     MIN_SCALE,
     distribution,
     draw_like,
@@ -135,3 +136,41 @@ def test_mean_log_prob_of_counts_is_that_of_the_distribution_with_its_gradient(d
     exact = distribution("nb", [log_mean, log_dispersion], None, LIBRARY).log_prob(outcome).mean(dim=-1)
     torch.testing.assert_close(ours(log_mean, log_dispersion), exact, rtol=1e-6, atol=1e-7)
     assert torch.autograd.gradcheck(ours, (log_mean, log_dispersion))
+
+
+@pytest.mark.parametrize("dispersion", ["gene", "gene-cell"])
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-9), (torch.float32, 3e-5)])
+def test_mean_log_prob_of_any_counts_is_that_of_scipy(dispersion, dtype, rtol):
+    """Counts looked up in a table, beyond it, and none that are whole; slopes by differences of scipy's values."""
+    rng = np.random.default_rng(0)
+    outcome = np.concatenate([rng.integers(0, 34, (4, 6)), rng.integers(30, 5000, (2, 6)), 40 * rng.random((2, 6))])
+    log_rate, log_theta = rng.normal(1, 2, (2, 8, 6)), rng.normal(0, 2, (2, 8, 6))
+    log_theta = log_theta[0, 0] if dispersion == "gene" else log_theta
+    library = np.exp(rng.normal(size=(8, 1)))
+
+    def exact(log_rate, log_theta):
+        mean, theta = np.exp(log_rate) * (library + EPS), np.exp(log_theta)
+        power = theta * np.log(theta / (theta + mean)) + outcome * np.log(mean / (theta + mean))
+        return power + special.gammaln(outcome + theta) - special.gammaln(theta) - special.gammaln(outcome + 1)
+
+    rate, spread = (torch.from_numpy(value).to(dtype).requires_grad_() for value in (log_rate, log_theta))
+    parameters, shared = ([rate], spread) if dispersion == "gene" else ([rate, spread], None)
+    found = mean_log_prob(
+        "nb", parameters, shared, torch.from_numpy(library).to(dtype), torch.from_numpy(outcome).to(dtype)
+    )
+    weight = rng.normal(size=found.shape)
+    np.testing.assert_allclose(found.detach(), exact(log_rate, log_theta).mean(axis=-1), rtol=rtol)
+
+    (found * torch.from_numpy(weight).to(dtype)).sum().backward()
+    step, share = 1e-4, weight[..., None] / 6
+    by_rate = share * (exact(log_rate + step, log_theta) - exact(log_rate - step, log_theta)) / (2 * step)
+    by_theta = share * (exact(log_rate, log_theta + step) - exact(log_rate, log_theta - step)) / (2 * step)
+    by_theta = by_theta.sum(axis=(0, 1)) if dispersion == "gene" else by_theta
+    for gradient, expected in ((rate.grad, by_rate), (spread.grad, by_theta)):
+        np.testing.assert_allclose(gradient, expected, rtol=100 * rtol, atol=1e-6 * np.abs(expected).max())
+
+
+def test_counts_that_are_not_numbers_give_a_loss_that_is_none():
+    outcome = torch.tensor([[1.0, np.nan], [1.0, 2.0]])
+    found = mean_log_prob("nb", [torch.zeros(2, 2)], torch.zeros(2), 1.0, outcome)
+    assert torch.isfinite(found).tolist() == [False, True]

@@ -110,10 +110,14 @@ class MeanBaseline(nn.Module):
         return self.mean(self.response(treatment, levels), levels)
 
     def mean(self, response: Tensor, levels: Tensor) -> Tensor:
-        """Return the mean of each cell's stratum, given its response, shape ``(n_cells, n_genes)``."""
+        """Return the mean of each cell's stratum, given its response, shape ``(n_cells, n_genes)``.
+
+        `response` may hold several blocks of the cells that `levels` has: what is theirs is then looked up once.
+        """
         if not self.n_covariates:
             return self.intercept + response
-        return (self._sum("offset", levels) + response).add_(self.intercept)
+        expected = self._sum("offset", levels) + self.intercept
+        return (response.view(-1, *expected.shape) + expected).view_as(response)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Take deviations of any number of levels: none before training, those of one covariate after it."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from scvi.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
 from torch.distributions import Distribution, Normal
-from torch.nn.functional import mse_loss, softplus
+from torch.nn.functional import hardtanh, mse_loss
+
+from scgraphvci.module._negative_binomial import log_prob
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,54 +97,7 @@ def mean_log_prob(
         distance = mean_square(parameters[0], outcome, 0.5 / scale.square()) + scale.log().mean(dim=-1)
         return -distance - 0.5 * math.log(2 * math.pi)
     log_library = torch.log(torch.as_tensor(library, device=outcome.device) + EPS)
-    theta = torch.exp(log_dispersion)
-    power = _PowerTerm.apply(_bounded(parameters[0]) + log_library, theta, outcome)
-    return power / outcome.shape[-1] + _mean_log_coefficient(outcome, theta)
-
-
-class _PowerTerm(torch.autograd.Function):
-    r"""Sum over genes of :math:`y r + \theta \log \theta - (y + \theta) \log(\theta + e^r)`, in the log rate r.
-
-    With :math:`q = (y - e^r) / (\theta + e^r)` the derivative in r is :math:`q \theta`, that in :math:`\theta` is
-    :math:`\log \theta - \log(\theta + e^r) - q`: two arrays are kept, and few passes made over them.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, log_rate: Tensor, theta: Tensor, outcome: Tensor) -> Tensor:
-        rate = torch.exp(log_rate)
-        total = rate + theta
-        quotient = rate.neg_().add_(outcome).div_(total)
-        log_total = total.log_()
-        ctx.save_for_backward(quotient, log_total, theta)
-        power = ((log_rate - log_total) * outcome).sum(dim=-1) + (theta * torch.log(theta)).sum(dim=-1)
-        return power - (log_total @ theta if theta.dim() == 1 else (log_total * theta).sum(dim=-1))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        quotient, log_total, theta = ctx.saved_tensors
-        outer = gradients[0].unsqueeze(-1)
-        of_rate = (quotient * theta).mul_(outer)
-        if theta.dim() > 1:
-            return of_rate, (torch.log(theta) - log_total - quotient) * outer, None
-        weight = gradients[0].reshape(-1)
-        kept = [weight @ part.reshape(-1, len(theta)) for part in (log_total, quotient)]
-        return of_rate, torch.log(theta) * weight.sum() - kept[0] - kept[1], None
-
-
-def _mean_log_coefficient(outcome: Tensor, theta: Tensor) -> Tensor:
-    r"""Mean over genes of :math:`\log \Gamma(y + \theta) - \log \Gamma(\theta) - \log \Gamma(y + 1)`.
-
-    Gamma functions are the dearest part of a training step. Most counts are 0, for which the term is 0.
-    """
-    cell, gene = outcome.nonzero(as_tuple=True)
-    count = outcome[cell, gene]
-    if theta.dim() > 1:
-        at = theta[..., cell, gene]
-        log_gamma = torch.lgamma(at)
-    else:
-        at, log_gamma = theta.index_select(0, gene), torch.lgamma(theta).index_select(0, gene)
-    term = torch.lgamma(count + at) - log_gamma - torch.lgamma(count + 1)
-    return term.new_zeros(*term.shape[:-1], outcome.shape[0]).index_add(-1, cell, term) / outcome.shape[1]
+    return log_prob(_bounded(parameters[0]), log_library, torch.exp(log_dispersion), outcome) / outcome.shape[-1]
 
 
 def mean_square(predicted: Tensor, observed: Tensor, weight: Tensor) -> Tensor:
@@ -186,7 +141,7 @@ def draw_like(dist: Distribution) -> Tensor:
 
 def log1p_rate(log_rate: Tensor) -> Tensor:
     """Return log(1 + rate), shape and gradient as of the log rate."""
-    return softplus(_bounded(log_rate))
+    return torch.log1p(_rate(log_rate))  # bounded rates need no softplus, which takes twice as long
 
 
 def _rate(log_rate: Tensor) -> Tensor:
@@ -194,4 +149,4 @@ def _rate(log_rate: Tensor) -> Tensor:
 
 
 def _bounded(log_rate: Tensor) -> Tensor:
-    return log_rate.clamp(-LOG_RATE_BOUND, LOG_RATE_BOUND)
+    return hardtanh(log_rate, -LOG_RATE_BOUND, LOG_RATE_BOUND)  # a clamp whose gradient takes one pass, not four

@@ -361,8 +361,7 @@ class GraphVCIModule(ObjectiveMixin, BaseModuleClass):
             treatments, responses = [*treatments, counterfactual], [*responses, other]
             outputs["counterfactual_response"] = other
         stacked = None if response is None else torch.cat([part for part in responses if part is not None])
-        where = levels.repeat(len(treatments), 1)
-        parameters = self.decode(latent, torch.cat(treatments), where, genes, stacked)
+        parameters = self.decode(latent, torch.cat(treatments), levels, genes, stacked)
         # Split, not sliced: gradients of slices are arrays of zeros that are added up.
         split = [parameter.split([n_factual, len(latent) - n_factual]) for parameter in parameters]
         outputs["parameters"] = [own.view(n_samples, n, -1) for own, _ in split]
