@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -59,6 +61,17 @@ def test_a_result_less_itself_is_zero_without_error(make_cells):
     assert (result.estimate == 0).all()
     assert (result.std_error == 0).all()
     assert np.isnan(result.p_value).all()
+
+
+def test_a_contrast_of_doses_says_which(make_cells):
+    first, second = both(make_cells, clustered=False)
+    doses = [replace(one, params={**one.params, "doses": {one.treatments[0]: dose}})
+             for one, dose in ((first, "0.5"), (first, "2.0"), (second, "0.5"))]  # fmt: skip
+    for other, treatment, dose in ((doses[1], "a", "0.5 - 2.0"), (doses[2], "a - b", "0.5")):
+        frame = doses[0].contrast(other).to_frame()
+        assert set(frame["treatment"]) == {treatment}
+        assert set(frame["dose"]) == {dose}
+    assert "dose" not in first.contrast(second).to_frame()
 
 
 def test_one_stratum_is_subtracted_from_all(make_cells):

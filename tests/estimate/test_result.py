@@ -131,6 +131,7 @@ def test_repr_counts_rows_by_status(effects):
     assert "extrapolated 1, ok 5" in repr(effects)
     assert "difference to 'control'" in repr(effects)
     assert "<table" in effects._repr_html_()
+    assert "<th" not in effects._repr_html_()  # names stand in the first column: no header, no row numbers
 
 
 def test_overlap_counts_what_estimates_rest_on(effects):

@@ -472,6 +472,7 @@ def test_doses_choose_their_own_cells(fitted_doses):
     used = (adata.obs["split"] != "ood").to_numpy()
     for dose in (0.5, 2.0):
         effects = fitted_doses.marginal_effect(name, dose=dose, groupby=[], pooled=True)
+        assert set(effects.to_frame()["dose"]) == {str(dose)}
         arm = used & ((adata.obs["perturbation"] == name) & (adata.obs["dose"].astype(str) == f"{dose:g}")).to_numpy()
         assert effects.n_treated.item() == arm.sum() > 0
         control = used & (adata.obs["perturbation"] == "control").to_numpy()

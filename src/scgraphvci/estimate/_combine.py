@@ -13,6 +13,8 @@ from scgraphvci.estimate._bands import InfluenceTotals
 from scgraphvci.estimate._clusters import small_sample_factor
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from scgraphvci.estimate._result import MarginalEffects
 
 _SAME = ("estimator", "estimand", "pseudocount", "scale", "alpha", "p_adjust")
@@ -39,15 +41,22 @@ def contrast(first: MarginalEffects, second: MarginalEffects, *, independent: bo
         name: np.minimum(getattr(first, name), getattr(second, name))
         for name in ("n_treated", "n_reference", "n_stratum", "n_clusters", "share")
     }
+    treatments = _joined(first.treatments, second.treatments)
+    doses = [[(one.params.get("doses") or {}).get(name, "") for name in one.treatments] for one in (first, second)]
     return replace(
         first,
-        treatments=_joined(first.treatments, second.treatments),
+        treatments=treatments,
         strata=_joined_strata(first.strata, second.strata),
         std_error=np.where(has_error, np.sqrt(variance), np.nan),
         df=np.where(has_error, df, np.nan),
         status=np.where(first.status == "ok", second.status, first.status),
         # A difference of two ratios is none: its null value is zero.
-        params={**first.params, "contrast_of": first.params.get("estimand", "difference"), "estimand": "difference"},
+        params={
+            **first.params,
+            "contrast_of": first.params.get("estimand", "difference"),
+            "estimand": "difference",
+            "doses": dict(zip(treatments, _joined(*doses), strict=True)) if first.params.get("doses") else {},
+        },
         influence=influence,
         leaks=None,
         bands=None,
@@ -116,7 +125,7 @@ def _repeated(effects: MarginalEffects, n_rows: tuple[int, int]) -> MarginalEffe
     return effects._take(treatments, strata)
 
 
-def _joined(first: pd.Index, second: pd.Index) -> pd.Index:
+def _joined(first: Iterable[object], second: Iterable[object]) -> pd.Index:
     """Names, or "a - b" where they differ."""
     names = [str(a) if a == b else f"{a} - {b}" for a, b in zip(first, second, strict=True)]
     return pd.Index(names, dtype=object)
@@ -125,4 +134,4 @@ def _joined(first: pd.Index, second: pd.Index) -> pd.Index:
 def _joined_strata(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     if first.astype(str).equals(second.astype(str)):
         return first
-    return pd.DataFrame({key: _joined(pd.Index(first[key]), pd.Index(second[key])) for key in first})
+    return pd.DataFrame({key: _joined(first[key], second[key]) for key in first})

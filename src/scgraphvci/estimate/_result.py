@@ -417,7 +417,8 @@ class MarginalEffects:
         -------
         Columns `treatment`, one per stratum key, `gene`, `estimate`, `std_error`, `ci_low`, `ci_high`, `p_value`,
         `p_value_adj`, `robust`, `observed`, `plugin`, `n_treated`, `n_reference`, `n_stratum`, `n_clusters`, `status`;
-        with `joint` also `band_low`, `band_high`, `band_method`.
+        with `joint` also `band_low`, `band_high`, `band_method`. Of a screen with doses also `dose`, as text, after
+        `treatment`, unless a stratum key is so called.
 
         Raises
         ------
@@ -431,6 +432,8 @@ class MarginalEffects:
             by_gene["band_low"], by_gene["band_high"], by_row["band_method"] = chosen.joint_bands()
         kept = positions(self.genes, genes, "gene")
         frame = long_frame(chosen, by_row, by_gene, kept)
+        if self.params.get("doses") and "dose" not in frame:
+            frame.insert(1, "dose", frame["treatment"].map(self.params["doses"]))
         frame.loc[chosen._without_error[:, :, kept].ravel(), "status"] = "too_few_cells"
         return frame
 
