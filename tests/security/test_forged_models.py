@@ -88,7 +88,7 @@ def test_what_is_forged_here_loads_where_it_is_left_alone(forge, models, tmp_pat
 X, SPLIT, TREATMENT, STRATUM = "X", "scgraphvci_split", "scgraphvci_treatment", "scgraphvci_stratum"
 CONTINUOUS, GRAPH, DESCRIPTORS = "scgraphvci_continuous", "scgraphvci_graph", "scgraphvci_descriptors"
 NAN = {"__type__": "float", "value": "nan"}
-GONE = object()
+GONE = type  # what no file can hold
 
 STATES = {
     "genes that are no names": (X, "column_names", [1, 2, 3, 4]),
@@ -165,7 +165,7 @@ def test_states_that_no_set_up_writes_are_refused(refused, field, name, value):
 
 
 @pytest.mark.parametrize("field", [X, SPLIT, TREATMENT, STRATUM, CONTINUOUS, GRAPH, DESCRIPTORS])
-@pytest.mark.parametrize("value", [GONE, None, 7, "", [], {}, {"state_registry": None}], ids=repr)
+@pytest.mark.parametrize("value", [GONE, None, 7, "", [], {}, {"state_registry": None}], ids=str)
 def test_fields_without_a_state_are_refused(refused, field, value):
     def edit(contents):
         fields = contents["attributes"]["registry_"]["field_registries"]
