@@ -20,9 +20,16 @@ class Cells:
     stratum: np.ndarray
     cluster: np.ndarray
 
-    def sums(self, *, clustered: bool = False, with_reference: bool = True, batch_size: int = 1000) -> EffectSums:
+    def sums(
+        self,
+        *,
+        clustered: bool = False,
+        with_reference: bool = True,
+        batch_size: int = 1000,
+        into: EffectSums | None = None,
+    ) -> EffectSums:
         groups, group = Groups.from_codes(self.stratum, self.cluster if clustered else None)
-        sums = EffectSums(groups, self.outcome.shape[1], with_reference=with_reference)
+        sums = EffectSums(groups, self.outcome.shape[1], with_reference=with_reference) if into is None else into
         for start in range(0, len(group), batch_size):
             batch = slice(start, start + batch_size)
             sums.update(

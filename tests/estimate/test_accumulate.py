@@ -81,6 +81,24 @@ def test_float32_batches_are_summed_in_float64(make_cells):
     assert single.first.dtype == np.float64
 
 
+@pytest.mark.parametrize("with_reference", [True, False])
+def test_cleared_sums_take_other_cells_as_new_ones_do(make_cells, with_reference):
+    """The second screen has the first one's groups in another order of arms, so that other rows are taken."""
+    cells = make_cells(n_cells=60)
+    used = cells.sums(clustered=True, with_reference=with_reference)
+    cells.outcome, cells.predicted = 3 * cells.outcome + 7, cells.predicted - 2
+    cells.treatment = np.roll(cells.treatment, 1)
+    fresh = cells.sums(clustered=True, with_reference=with_reference, batch_size=13)
+    used.clear()
+    assert not used.count.any()
+    cells.sums(clustered=True, with_reference=with_reference, batch_size=13, into=used)
+    for name in ("count", "row", "offset", "total", "second"):
+        np.testing.assert_array_equal(getattr(used, name), getattr(fresh, name))
+    for role in range(N_ROLES):
+        rows = fresh.row[fresh.row[:, role] >= 0, role]
+        np.testing.assert_array_equal(used.first[:, role, rows], fresh.first[:, role, rows])
+
+
 @pytest.fixture
 def batch():
     return {

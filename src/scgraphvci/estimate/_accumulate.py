@@ -262,22 +262,28 @@ class EffectSums:
         order = np.argsort(key, kind="stable")
         distinct, start = np.unique(key[order], return_index=True)
         runs, (run_group, run_role) = np.append(start, len(cells)), np.divmod(distinct, N_ROLES)
-        rows, strata = self._rows(run_group, run_role), self.groups.stratum[run_group]
+        lowest = PREDICTED if role[cells[0]] == REST else OUTCOME
+        rows, strata = self._rows(run_group, run_role, lowest), self.groups.stratum[run_group]
         sums = self.offset, self.first, self.total, self.second
         if role[cells[0]] == REST and self.with_reference:
             predicted, reference = variables[PREDICTED], variables[PREDICTED_REFERENCE]
             add_predictions(predicted, reference, cells[order], runs, rows, strata, REST, *sums)
         else:
-            lowest = PREDICTED if role[cells[0]] == REST else OUTCOME
             add_cells(variables, lowest, cells[order], runs, rows, strata, run_role, *sums)
 
-    def _rows(self, group: IntArray, role: IntArray) -> IntArray:
-        """Rows of `first`, the next free ones for groups without."""
+    def _rows(self, group: IntArray, role: IntArray, lowest: int) -> IntArray:
+        """Rows of `first`, for groups without one the next free ones, which are cleared from variable `lowest` on."""
         for r in range(N_ROLES):
             new = group[(role == r) & (self.row[group, role] < 0)]
             taken = int(self.row[:, r].max(initial=-1)) + 1
             self.row[new, r] = np.arange(taken, taken + len(new))
+            self.first[lowest:, r, taken : taken + len(new)] = 0.0
         return self.row[group, role]
+
+    def clear(self) -> None:
+        """Forget all cells but keep the memory, to sum another treatment: memory anew takes as long as the sums."""
+        self.count[:], self.row[:], self.total[:], self.second[:] = 0, -1, 0.0, 0.0
+        self._has_offset[:] = False
 
     def _group(self, group: ArrayLike) -> IntArray:
         group = np.asarray(group, dtype=np.int64)

@@ -98,9 +98,9 @@ class StratumAverage:
         Variance and degrees of freedom, each ``(n_reported, n_genes)``.
         """
         by_role = variance_by_role(moments, influence)
-        freedom = np.maximum(moments.count - 1, 1)[:, :, None]
+        per_freedom = 1.0 / np.maximum(moments.count - 1, 1)
         variance = self.weight.power(2) @ by_role.sum(axis=1)
-        spread = self.weight.power(4) @ (by_role**2 / freedom).sum(axis=1)
+        spread = self.weight.power(4) @ np.einsum("srg,srg,sr->sg", by_role, by_role, per_freedom)
         return variance, np.divide(variance**2, spread, out=np.full_like(variance, np.nan), where=spread > 0)
 
     def unexpected_variance(self, moments: Moments) -> FloatArray:

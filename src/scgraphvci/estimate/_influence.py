@@ -43,7 +43,7 @@ from scgraphvci.estimate._accumulate import (
     membership,
 )
 from scgraphvci.estimate._arm_variance import trace_factor, trust
-from scgraphvci.estimate._kernels import weigh_groups
+from scgraphvci.estimate._kernels import square_sums, weigh_groups
 
 Estimator = Literal["robust", "observed", "plugin"]
 
@@ -97,6 +97,20 @@ class Moments:
     def with_reference(self) -> bool:
         """Whether there is a reference to compare with."""
         return len(self.mean) > PREDICTED_REFERENCE
+
+    @cached_property
+    def contrast(self) -> Estimates:
+        """What `point_estimates` gives for the difference, computed once for effects and leak tests."""
+        arm = _arm_estimates(self, ARM, PREDICTED)
+        if not self.with_reference:
+            return arm
+        other = _arm_estimates(self, REFERENCE, PREDICTED_REFERENCE)
+        return Estimates(arm.robust - other.robust, arm.observed - other.observed, arm.plugin - other.plugin)
+
+    @cached_property
+    def robust_influence(self) -> Influence:
+        """What `influence_function` gives for `robust` and the difference, computed once as well."""
+        return _influence_of(self, "robust", "contrast")
 
 
 @dataclass(frozen=True)
@@ -192,13 +206,9 @@ def point_estimates(moments: Moments, part: Part = "contrast") -> Estimates:
 
     Each is of shape ``(n_strata, n_genes)``, in units of the outcome. With `part`, of the mean of one arm.
     """
-    if part == "reference":
-        return _arm_estimates(moments, REFERENCE, PREDICTED_REFERENCE)
-    arm = _arm_estimates(moments, ARM, PREDICTED)
-    if part == "arm" or not moments.with_reference:
-        return arm
-    reference = _arm_estimates(moments, REFERENCE, PREDICTED_REFERENCE)
-    return Estimates(arm.robust - reference.robust, arm.observed - reference.observed, arm.plugin - reference.plugin)
+    if part == "contrast":
+        return moments.contrast
+    return _arm_estimates(moments, *((ARM, PREDICTED) if part == "arm" else (REFERENCE, PREDICTED_REFERENCE)))
 
 
 def _arm_estimates(moments: Moments, role: int, variable: int) -> Estimates:
@@ -230,6 +240,12 @@ def influence_function(moments: Moments, estimator: Estimator, part: Part = "con
     if estimator not in ("robust", "observed"):
         msg = f"The estimator {estimator!r} has no influence function. Choose 'robust' or 'observed'."
         raise ValueError(msg)
+    if estimator == "robust" and part == "contrast":
+        return moments.robust_influence
+    return _influence_of(moments, estimator, part)
+
+
+def _influence_of(moments: Moments, estimator: Estimator, part: Part) -> Influence:
     weight = np.zeros((*moments.mean.shape[:1], *moments.count.shape))
     intercept = np.zeros(moments.mean.shape[1:])
     arms = [] if part == "reference" else [(ARM, PREDICTED, 1.0)]
@@ -266,16 +282,13 @@ def variance_by_role(moments: Moments, influence: Influence, *, small_sample: bo
     -------
     Shape ``(n_strata, n_roles, n_genes)``.
     """
-    weights = np.stack(
-        [(1.0 if i == j else 2.0) * influence.weight[i] * influence.weight[j] for i, j in moments.pairs], axis=-1
-    )
-    within = np.einsum("srp,psrg->srg", weights, moments.product)
-    np.maximum(within, 0.0, out=within)
-    count = moments.count[:, :, None]
-    if small_sample:
-        within *= count / np.maximum(count - 1, 1)
-    n_cells = np.maximum(moments.n_cells, 1)[:, None, None]
-    return (within + count * influence.intercept**2) / n_cells**2
+    weights = np.stack([(1.0 if i == j else 2.0) * influence.weight[i] * influence.weight[j] for i, j in moments.pairs])
+    count = moments.count.astype(np.float64)
+    n_cells = np.maximum(moments.n_cells, 1)[:, None]
+    correction = count / np.maximum(count - 1, 1) if small_sample else np.ones_like(count)
+    variance = np.zeros(influence.intercept.shape)
+    square_sums(moments.product, weights / n_cells**2, influence.intercept, count / n_cells**2, correction, variance)
+    return variance
 
 
 def influence_totals(sums: EffectSums, moments: Moments, *influences: Influence) -> list[FloatArray]:

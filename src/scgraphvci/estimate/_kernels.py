@@ -136,21 +136,57 @@ def weigh_groups(
         Zeros, to be filled, ``(n_weights, n_groups, n_genes)``.
     """
     n_variables, n_roles, _, n_genes = first.shape
+    last = n_variables - 1  # without a reference there are two variables, and the third has no weight
     for x in range(len(stratum)):
         s = stratum[x]
-        for k in range(len(weight)):
-            here = weighed[k, x]
-            for r in range(n_roles):
-                if count[x, r] == 0:
-                    continue
-                cells, per_cell = count[x, r], constant[k, s, r]
-                for g in range(n_genes):
-                    here[g] += cells * per_cell[g]
-                for v in range(n_variables):
-                    factor, values = weight[k, v, s, r], first[v, r, row[x, r]]
-                    if factor != 0.0:
-                        for g in range(n_genes):
-                            here[g] += factor * values[g]
+        for r in range(n_roles):
+            if count[x, r] == 0:
+                continue
+            cells, at = float(count[x, r]), row[x, r]
+            one, two, three = first[0, r, at], first[1, r, at], first[last, r, at]
+            for k in range(len(weight)):
+                here, per_cell = weighed[k, x], constant[k, s, r]
+                a, b = weight[k, 0, s, r], weight[k, 1, s, r]
+                c = weight[k, 2, s, r] if last == 2 else 0.0
+                if b == 0.0 and c == 0.0:
+                    for g in range(n_genes):
+                        here[g] += cells * per_cell[g] + a * one[g]
+                elif a == 0.0:
+                    for g in range(n_genes):
+                        here[g] += cells * per_cell[g] + b * two[g] + c * three[g]
+                else:
+                    for g in range(n_genes):
+                        here[g] += cells * per_cell[g] + a * one[g] + b * two[g] + c * three[g]
+
+
+@_compiled
+def square_sums(product: Sums, weight: Sums, intercept: Sums, count: Sums, correction: Sums, squared: Sums) -> None:
+    """Sums of squared influence values by stratum and role.
+
+    Parameters
+    ----------
+    product
+        Of `Moments`.
+    weight
+        Of the products in squared influence values, ``(n_pairs, n_strata, n_roles)``.
+    intercept, count
+        Of the influence function, ``(n_strata, n_roles, n_genes)``, and how often each counts, ``(n_strata, n_roles)``.
+    correction
+        What the sum of squares around the mean is multiplied by, ``(n_strata, n_roles)``.
+    squared
+        Zeros, to be filled, ``(n_strata, n_roles, n_genes)``.
+    """
+    n_pairs, n_strata, n_roles, n_genes = product.shape
+    for s in range(n_strata):
+        for r in range(n_roles):
+            here, constant, cells, factor = squared[s, r], intercept[s, r], count[s, r], correction[s, r]
+            for p in range(n_pairs):
+                share, values = weight[p, s, r], product[p, s, r]
+                if share != 0.0:
+                    for g in range(n_genes):
+                        here[g] += share * values[g]
+            for g in range(n_genes):
+                here[g] = max(here[g], 0.0) * factor + cells * constant[g] ** 2
 
 
 @_compiled

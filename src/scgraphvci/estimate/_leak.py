@@ -139,7 +139,8 @@ def measure_leak(
         If the sums have neither clusters nor blocks.
     """
     as_made = moments
-    moments = replace(moments, trust=np.ones_like(moments.trust))  # what the model leaks, whatever is made of it
+    if (moments.trust != 1).any():
+        moments = replace(moments, trust=np.ones_like(moments.trust))  # what the model leaks, whatever is made of it
     differences = [_difference_by_stratum(moments, [REFERENCE, REST])]
     if sums.with_reference:
         differences.append(_difference_by_stratum(moments, [REFERENCE]))

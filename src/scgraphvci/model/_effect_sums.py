@@ -34,7 +34,10 @@ def effect_sums(
     batch_size: int | None,
     states: StatePredictions | None = None,
 ) -> Iterator[tuple[str, EffectSums | GuardedSums]]:
-    """Sums for each treatment, for as many at a time as memory allows; with predictions from states if given."""
+    """Sums for each treatment, for as many at a time as memory allows; with predictions from states if given.
+
+    Sums are overwritten once those of the next treatments are asked for.
+    """
     n_genes = model.summary_stats["n_vars"]
     doses: dict[str, Dose] = dict.fromkeys(names, dose)
     if reference is not None:
@@ -44,9 +47,13 @@ def effect_sums(
     size = 8 * n_genes * 3 * (3 * cells.groups.n_groups + 6 * cells.groups.n_strata)
     chunk = max(1, MAX_SUMS_BYTES // (size if states is None else 2 * size))
     copies = Copies(cells.cell.size)
+    spare: list[EffectSums] = []
     for start in range(0, len(names), chunk):
         here = names[start : start + chunk]
-        sums = {name: EffectSums(cells.groups, n_genes, with_reference=reference is not None) for name in here}
+        sums = {
+            name: spare.pop() if spare else EffectSums(cells.groups, n_genes, with_reference=reference is not None)
+            for name in here
+        }
         of_states = None if states is None else _of_states(model, states, cells, here, doses, reference)
         seen = None if start else copies
         for predictor in predictors:
@@ -54,6 +61,9 @@ def effect_sums(
         if not start:
             copies.warn(cells.cluster)
         yield from sums.items() if of_states is None else of_states.with_model(sums)
+        spare = list(sums.values())  # estimated by now
+        for one in spare:
+            one.clear()
 
 
 def _of_states(
